@@ -1,0 +1,28 @@
+//! Compiles `proto/` with a pure-Rust compiler, so that neither `protoc` nor cmake is needed.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto/runtime.proto");
+    println!("cargo:rerun-if-changed=build.rs");
+    let descriptors = protox::compile(["proto/runtime.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        // The JSON that users of CRI write: the proto's own snake_case names, numbers for enums,
+        // absent fields at their defaults.
+        .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .message_attribute(".", "#[serde(default)]")
+        .field_attribute(
+            ".runtime.v1.KeyValue.value",
+            "#[serde(with = \"crate::cri::text\")]",
+        )
+        .field_attribute(
+            ".runtime.v1.ExecSyncResponse.stdout",
+            "#[serde(with = \"crate::cri::text\")]",
+        )
+        .field_attribute(
+            ".runtime.v1.ExecSyncResponse.stderr",
+            "#[serde(with = \"crate::cri::text\")]",
+        )
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Upstream files: fetched with a limit, verified while they stream, unpacked inside their folder.

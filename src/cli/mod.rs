@@ -1,0 +1,1 @@
+//! The command line: clap types, terminal output, exit codes; nothing else.

@@ -1,0 +1,15 @@
+//! The operating system, as the installer and the daemon need it: files that survive a crash,
+//! child processes with a limit, namespaces, mounts, cgroups, users, systemd.
+//!
+//! The only part with `unsafe`, allowed file by file. Nothing here knows of plans or pods.
+
+pub mod cgroup;
+pub mod clock;
+pub mod command;
+pub mod fs;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+pub mod service;
+pub mod systemd;
+pub mod users;

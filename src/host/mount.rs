@@ -1,0 +1,1 @@
+//! Mounts: make, find, undo.

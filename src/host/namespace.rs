@@ -1,0 +1,1 @@
+//! Namespaces that outlive their maker, pinned by bind mounts.

@@ -1,0 +1,1 @@
+//! Services without systemd: started in the background, found again by pidfile.

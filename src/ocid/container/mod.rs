@@ -1,0 +1,1 @@
+//! Containers: what the CRI asks for, turned into an OCI runtime specification.

@@ -1,0 +1,11 @@
+//! `ocid`, the CRI daemon: Kubernetes CRI v1 over a unix socket, through runc and CNI plugins.
+
+pub mod container;
+pub mod image;
+pub mod monitor;
+pub mod network;
+pub mod rpc;
+pub mod runtime;
+pub mod sandbox;
+pub mod state;
+pub mod storage;

@@ -1,0 +1,1 @@
+//! The container monitor: one small process per container.

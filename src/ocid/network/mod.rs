@@ -1,0 +1,1 @@
+//! CNI: configuration lists, plugins, results.

@@ -1,0 +1,1 @@
+//! The edge: one file per RPC, protobuf in, domain inside, protobuf out.

@@ -1,0 +1,1 @@
+//! The OCI runtime (runc): create, start, kill, delete, exec.

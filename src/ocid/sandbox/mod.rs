@@ -1,0 +1,1 @@
+//! Pod sandboxes: namespaces, network, files, and the way from RunPodSandbox to removal.

@@ -1,0 +1,1 @@
+//! What the daemon knows, in memory and on disk.

@@ -1,0 +1,1 @@
+//! The installer: settings, facts, preflight, plan, steps with a journal, receipt, verify.

@@ -1,0 +1,1 @@
+//! The strict handlebars registry: every template embedded, every variable required, nothing escaped.
