@@ -219,7 +219,7 @@ async fn download(
     let mut response = timeout_at(deadline, answer)
         .await
         .map_err(|_| too_slow("not complete", total, 0))?
-        .map_err(|_| too_slow("no answer", idle, 0))?
+        .map_err(|_| too_slow("no answer", connect + idle, 0))?
         .map_err(|e| classify(what.url, e))?;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status {

@@ -9,6 +9,8 @@ pub mod digest;
 pub mod fetch;
 pub mod http;
 mod resolve;
+#[cfg(test)]
+mod small_disk;
 
 pub use digest::Sha256Sum;
 pub use fetch::{Fetch, FetchError, Limits, VerifiedFile, fetch};

@@ -449,3 +449,23 @@ fn an_archive_that_is_not_there() {
     let error = unpack(&what).unwrap_err();
     assert!(matches!(error, ArchiveError::Read { .. }), "{error:?}");
 }
+
+#[test]
+fn a_full_disk() {
+    let place = Place::new();
+    let gz = Tar::new()
+        .file("d/first", b"1")
+        .file("d/big", &vec![7; 256 << 10])
+        .gz();
+    let error = crate::artifact::small_disk::in_small_tmpfs(&place.dest(), || {
+        let error = place.unpack(&gz).unwrap_err();
+        assert_eq!(place.tree(), ["dest", "outside", "outside/kept"]);
+        error
+    });
+    let ArchiveError::Write { source, path, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+    assert!(path.ends_with("d/big"), "{error:?}");
+    assert!(error.hint().unwrap().contains("df -h"), "{error:?}");
+}
