@@ -7,6 +7,7 @@
 //! Plugins run in the caller's own network namespace: nothing here moves to another thread.
 
 mod conf;
+mod error;
 mod folder;
 mod plugin;
 mod pod;
@@ -21,11 +22,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::host::command::CommandError;
 use crate::host::namespace;
 use conf::NetworkConf;
 use plugin::{Call, Verb};
 
+pub use error::NetworkError;
 pub use pod::{Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
 
 /// The pod's interface, as everywhere in Kubernetes.
@@ -71,91 +72,6 @@ pub struct Attachment {
     pub ips: Vec<IpAddr>,
 }
 
-/// Why a pod could not be attached or detached.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// The machine has no usable network: it is not the pod's fault.
-    #[error("{0}")]
-    NotReady(String),
-    /// A field of the pod that cannot be handed to plugins.
-    #[error("pod {field} `{value}` {problem}")]
-    Pod {
-        field: &'static str,
-        value: String,
-        problem: &'static str,
-    },
-    #[error("plugin `{plugin}` of network `{network}` is in none of {}", listed(.dirs))]
-    NoPlugin {
-        plugin: String,
-        network: String,
-        dirs: Vec<PathBuf>,
-    },
-    /// The plugin's own words (CNI specification, "Error").
-    #[error("plugin `{plugin}` of network `{network}` refused {verb}: {message} (code {code})")]
-    Refused {
-        plugin: String,
-        network: String,
-        verb: &'static str,
-        code: u64,
-        message: String,
-    },
-    #[error("plugin `{plugin}` of network `{network}` on {verb}")]
-    Run {
-        plugin: String,
-        network: String,
-        verb: &'static str,
-        source: CommandError,
-    },
-    #[error("plugin `{plugin}` of network `{network}` answered {verb} with no result: {problem}")]
-    NoResult {
-        plugin: String,
-        network: String,
-        verb: &'static str,
-        problem: String,
-    },
-    #[error("the cached configuration of network `{network}` {problem}")]
-    Cached { network: String, problem: String },
-    #[error("look at network namespace")]
-    Namespace(#[source] std::io::Error),
-    /// The clean-up after the first error, or a later plugin of a DEL, failed as well.
-    #[error("{first}; and then {}", in_full(.then))]
-    Several {
-        #[source]
-        first: Box<NetworkError>,
-        then: Box<NetworkError>,
-    },
-}
-
-impl NetworkError {
-    /// The command or change that helps, where it is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::NotReady(_) => Some(
-                "a network configuration belongs into the CNI folder: `crio-setup install --with cni-config`"
-                    .to_owned(),
-            ),
-            Self::NoPlugin { .. } => {
-                Some("the plugins come with `crio-setup install --with cni-plugins`".to_owned())
-            }
-            Self::Refused { message, .. } => plugin_hint(message),
-            Self::Several { first, .. } => first.hint(),
-            _ => None,
-        }
-    }
-
-    /// Is the machine's network at fault, not yet ready, rather than this pod or a plugin?
-    pub fn is_not_ready(&self) -> bool {
-        matches!(self, Self::NotReady(_) | Self::NoPlugin { .. })
-    }
-
-    fn then(self, then: Self) -> Self {
-        Self::Several {
-            first: Box::new(self),
-            then: Box::new(then),
-        }
-    }
-}
-
 impl Network {
     /// `conf_dir` holds `*.conflist`, `*.conf` and `*.json`; the plugins lie in `plugin_dirs`.
     /// Neither has to exist yet.
@@ -193,7 +109,7 @@ impl Network {
             Err(e) => NetworkState {
                 ready: false,
                 reason: "NetworkPluginNotReady".to_owned(),
-                message: in_full(&e),
+                message: e.to_string(),
             },
         }
     }
@@ -363,40 +279,9 @@ async fn delete(
     failed.map_or(Ok(()), Err)
 }
 
-/// The error with its sources, as one line.
-fn in_full(error: &NetworkError) -> String {
-    let mut text = error.to_string();
-    // `Several` has its first error in its own words already.
-    let mut source = match error {
-        NetworkError::Several { .. } => None,
-        other => std::error::Error::source(other),
-    };
-    while let Some(e) = source {
-        text.push_str(&format!(": {e}"));
-        source = e.source();
-    }
-    text
-}
-
 fn listed(dirs: &[PathBuf]) -> String {
     let dirs = dirs.iter().map(|d| format!("`{}`", d.display()));
     dirs.collect::<Vec<_>>().join(", ")
-}
-
-/// What the words of the reference plugins come from, most often.
-fn plugin_hint(message: &str) -> Option<String> {
-    let hint = if message.contains("iptables") && message.contains("not found") {
-        "the bridge plugin's ipMasq needs iptables: `apt-get install iptables`"
-    } else if message.contains("no IP addresses available") {
-        "the subnet is used up: remove pods, or what is left of old ones in /var/lib/cni/networks"
-    } else if message.contains("incompatible CNI versions") || message.contains("unsupported CNI") {
-        "lower `cniVersion` in the CNI file to one that the plugin answers to `CNI_COMMAND=VERSION`"
-    } else if message.contains("already has an IP address different from") {
-        "the bridge has another network's address: `ip link delete` it once no pod uses it"
-    } else {
-        return None;
-    };
-    Some(hint.to_owned())
 }
 
 #[cfg(test)]

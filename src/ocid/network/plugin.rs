@@ -60,11 +60,11 @@ pub(super) async fn run(
     program: &Path,
     input: &[u8],
 ) -> Result<Vec<u8>, NetworkError> {
-    let failed = |source| NetworkError::Run {
+    let failed = |cause| NetworkError::Run {
         plugin: conf.plugin_type(index).to_owned(),
         network: conf.name.clone(),
         verb: call.verb.as_str(),
-        source,
+        cause: Box::new(cause),
     };
     let mut command = Command::new(program)
         .env("CNI_COMMAND", call.verb.as_str())
