@@ -6,10 +6,14 @@
 pub mod cgroup;
 pub mod clock;
 pub mod command;
+pub mod fd;
 pub mod fs;
+pub mod inotify;
 pub mod mount;
 pub mod namespace;
 pub mod process;
+pub mod pty;
 pub mod service;
+pub mod spawn;
 pub mod systemd;
 pub mod users;

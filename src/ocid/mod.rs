@@ -4,6 +4,7 @@ pub mod container;
 pub mod image;
 pub mod monitor;
 pub mod network;
+pub mod pause;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;
