@@ -394,11 +394,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_exit_is_awaited_and_reaped() {
-        let child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let mut child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
         let fd = ProcessId::of(child.id() as i32).unwrap().open().unwrap();
         fd.exited().await.unwrap();
         let pid = nix::unistd::Pid::from_raw(child.id() as i32);
         assert_eq!(fd.reap(), Some(WaitStatus::Exited(pid, 3)));
         assert_eq!(fd.reap(), None);
+        assert!(child.wait().is_err(), "there is nothing left to wait for");
     }
 }

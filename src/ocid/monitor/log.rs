@@ -141,7 +141,7 @@ impl CriLog {
     /// Replaces the file by an empty one. Readers that follow the old one see its last lines to the end.
     fn start_anew(&mut self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => self.reopen(),
         }
     }

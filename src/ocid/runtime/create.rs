@@ -210,8 +210,8 @@ pub(super) struct Launched {
 pub(super) async fn answer(socket: UnixStream) -> io::Result<Option<Reply>> {
     let mut line = Vec::new();
     match socket.take(REPLY_MAX).read_to_end(&mut line).await {
-        Err(e) if e.kind() != io::ErrorKind::ConnectionReset => return Err(e),
-        _ if line.is_empty() => return Ok(None),
+        Err(e) if e.kind() != io::ErrorKind::ConnectionReset => Err(e),
+        _ if line.is_empty() => Ok(None),
         _ => Ok(Some(serde_json::from_slice(&line)?)),
     }
 }
