@@ -1,3 +1,4 @@
 //! The command line: clap types, terminal output, exit codes; nothing else.
 
+pub mod ocic;
 pub mod output;
