@@ -14,6 +14,7 @@ pub mod mount;
 pub mod namespace;
 pub mod process;
 pub mod pty;
+pub mod rooted;
 pub mod service;
 pub mod spawn;
 pub mod systemd;
