@@ -43,8 +43,9 @@ if [ "$stage" = outside ]; then
         fi
         echo $$ >"$dir/$name/cgroup.procs"
     done < <(hierarchies)
+    # unshare comments on a killed child; only what is said inside is of interest.
     unshare --mount --net --ipc --uts --cgroup --pid --fork --kill-child \
-        bash "$0" inside "$name" "$init" "$@" &
+        bash "$0" inside "$name" "$init" "$@" 3>&2 2>/dev/null &
     unshare=$!
     read -r _ || true
     # With its init the whole of it goes, and `unshare` ends when it is gone.
@@ -54,6 +55,7 @@ if [ "$stage" = outside ]; then
     exit 0
 fi
 
+exec 2>&3 3>&-
 mount --make-rprivate /
 base=/mnt
 hierarchies=$(hierarchies)
