@@ -16,6 +16,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::cli::manual;
 use crate::cli::output::{Format, Output, Table, is_gone};
 use crate::cri::v1::ExecSyncResponse;
 use crate::ocic::client::{Client, ClientError};
@@ -44,6 +45,8 @@ enum Failure {
     Ambiguous { kind: Kind, given: String },
     #[error("container `{id}` keeps no log: neither its config nor its pod's names a place")]
     NoLog { id: String },
+    #[error("pull `{image}`")]
+    Pull { image: String, source: ClientError },
     #[error("show the log `{}`", .path.display())]
     Log { path: PathBuf, source: LogError },
     #[error("write to stdout")]
@@ -60,6 +63,7 @@ impl Failure {
         match self {
             Self::Client(error) => error.hint(),
             Self::Config(error) => error.hint(),
+            Self::Pull { source, .. } => source.hint(),
             Self::Unknown { kind, .. } | Self::Ambiguous { kind, .. } => {
                 let noun = match kind {
                     Kind::Pod => "pod",
@@ -84,11 +88,10 @@ impl Failure {
     }
 }
 
-/// Runs one command line and tells how the process shall end. `args` come without the program's own
-/// name.
+/// Runs one command line, whose first word is the program's name, and tells how the process shall
+/// end.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let argv = std::iter::once(OsString::from("ocic")).chain(args);
-    let cli = match Ocic::try_parse_from(argv) {
+    let cli = match Ocic::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout, a complaint to stderr; neither has anywhere else to fail to.
@@ -138,10 +141,7 @@ async fn perform(cli: &Ocic, output: &Output) -> Result<ExitCode, Failure> {
             output.bytes(&script).map_err(Failure::Output)?;
         }
         Verb::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Ocic::command())
-                .render(&mut page)
-                .map_err(Failure::Output)?;
+            let page = manual::page(Ocic::command()).map_err(Failure::Output)?;
             output.bytes(&page).map_err(Failure::Output)?;
         }
     }
@@ -158,6 +158,15 @@ impl Session<'_> {
     /// Connects; done by each verb once what it was given has been checked.
     async fn client(&self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.cli.socket, self.cli.limit).await?)
+    }
+
+    /// Pulls an image; the reference it is kept under.
+    async fn pull(&self, client: &Client, image: &str) -> Result<String, Failure> {
+        let pulled = client.pull_image(image, None).await;
+        pulled.map_err(|source| Failure::Pull {
+            image: image.to_owned(),
+            source,
+        })
     }
 
     /// A whole answer.

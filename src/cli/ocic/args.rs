@@ -16,7 +16,7 @@ use crate::ocic::client::DEFAULT_SOCKET;
 /// not be reached, 2 when the command line or a config is wrong; `ctr execsync` with the code of
 /// the command it ran.
 #[derive(Debug, Parser)]
-#[command(name = "ocic", version, disable_help_subcommand = true)]
+#[command(name = "ocic", version)]
 pub struct Ocic {
     /// The daemon's socket
     #[arg(long, global = true, help_heading = "Everywhere", env = "OCIC_SOCKET", value_name = "PATH", visible_alias = "connect",
@@ -95,6 +95,7 @@ pub enum PodVerb {
         /// Only this pod
         #[arg(long, value_name = "ID")]
         id: Option<String>,
+        /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<PodState>,
         #[command(flatten)]
@@ -148,6 +149,7 @@ pub enum CtrVerb {
         /// Only the containers of this pod
         #[arg(long, value_name = "ID")]
         pod: Option<String>,
+        /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<CtrState>,
         #[command(flatten)]
