@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod command;
 pub mod fs;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;
