@@ -6,11 +6,17 @@
 pub mod cgroup;
 pub mod clock;
 pub mod command;
+pub(crate) mod context;
+pub mod fd;
 pub mod fs;
+pub mod inotify;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;
+pub mod pty;
+pub mod rooted;
 pub mod service;
+pub mod spawn;
 pub mod systemd;
 pub mod users;

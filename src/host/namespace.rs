@@ -1,1 +1,0 @@
-//! Namespaces that outlive their maker, pinned by bind mounts.

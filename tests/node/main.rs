@@ -1,0 +1,12 @@
+//! The product as a whole, on throwaway machines: the road from a bare machine to the tutorial's redis
+//! pod and back. Needs root, and the distribution's `docker-registry`, `redis-server`, `runc`,
+//! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
+
+mod install;
+mod machines;
+mod preflight;
+mod requests;
+mod support;
+mod survival;
+mod tutorial;
+mod upstream;
