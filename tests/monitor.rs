@@ -276,8 +276,14 @@ async fn nothing_of_ours_leaks_into_the_container() {
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
     )
     .unwrap();
-    let world = World::new("sleep 600");
+    let mut world = World::new("");
+    world.config["process"]["args"] = json!(["sleep", "600"]);
     let created = world.up().await;
+    // `start` returns a moment before the runtime's process becomes the container's.
+    let line = format!("/proc/{}/cmdline", created.init.pid);
+    while fs::read(&line).unwrap() != b"sleep\0600\0" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let targets = |id: &ProcessId| -> Vec<String> {
         let folder = format!("/proc/{}/fd", id.pid);
         let links = fs::read_dir(folder)
