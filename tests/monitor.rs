@@ -281,7 +281,7 @@ async fn nothing_of_ours_leaks_into_the_container() {
     let created = world.up().await;
     // `start` returns a moment before the runtime's process becomes the container's.
     let line = format!("/proc/{}/cmdline", created.init.pid);
-    while fs::read(&line).unwrap() != b"sleep\0600\0" {
+    while fs::read(&line).unwrap() != b"sleep\x00600\x00" {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let targets = |id: &ProcessId| -> Vec<String> {
