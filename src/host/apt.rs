@@ -152,12 +152,13 @@ impl Apt {
         Ok(())
     }
 
-    /// Purges those of `names` that are there; refuses when others would go with them.
-    pub fn purge(&self, names: &[String]) -> Result<(), AptError> {
+    /// Purges those of `names` that are there; refuses when others would go with them. True when
+    /// there was one.
+    pub fn purge(&self, names: &[String]) -> Result<bool, AptError> {
         self.wait_for_locks()?;
         let there = self.known(names)?;
         if there.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         // A killed run may have left dpkg in the middle of its work.
         self.dpkg(&["--configure", "--pending"]).limit(INSTALL_LIMIT).output()?;
@@ -181,7 +182,7 @@ impl Apt {
             });
         }
         purge(false)?;
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until nobody holds a lock of dpkg or apt, `lock_limit` at most.
