@@ -1,9 +1,11 @@
 //! `ocid`, the CRI daemon: Kubernetes CRI v1 over a unix socket, through runc and CNI plugins.
 
 pub mod container;
+pub mod field;
 pub mod image;
 pub mod monitor;
 pub mod network;
+pub mod pause;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;

@@ -2,5 +2,11 @@
 //! pod and back. Needs root, and the distribution's `docker-registry`, `redis-server`, `runc`,
 //! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
 
+mod install;
 mod machines;
+mod preflight;
+mod requests;
 mod support;
+mod survival;
+mod tutorial;
+mod upstream;

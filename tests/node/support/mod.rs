@@ -12,9 +12,11 @@ pub mod mirror;
 pub mod node;
 pub mod redis;
 pub mod registry;
+pub mod release;
 pub mod running;
 pub mod snapshot;
 pub mod upstream;
+pub mod wait;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
