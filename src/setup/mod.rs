@@ -1,1 +1,4 @@
 //! The installer: settings, facts, preflight, plan, steps with a journal, receipt, verify.
+
+pub mod selftest;
+pub mod verify;
