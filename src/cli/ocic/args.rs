@@ -16,17 +16,18 @@ use crate::ocic::client::DEFAULT_SOCKET;
 /// not be reached, 2 when the command line or a config is wrong; `ctr execsync` with the code of
 /// the command it ran.
 #[derive(Debug, Parser)]
-#[command(name = "ocic", version, disable_help_subcommand = true)]
+#[command(name = "ocic", version)]
 pub struct Ocic {
     /// The daemon's socket
-    #[arg(long, global = true, env = "OCIC_SOCKET", value_name = "PATH", visible_alias = "connect",
+    #[arg(long, global = true, help_heading = "Everywhere", env = "OCIC_SOCKET", value_name = "PATH", visible_alias = "connect",
           default_value = DEFAULT_SOCKET, value_parser = socket)]
     pub socket: PathBuf,
 
     /// How long to wait for each answer, e.g. 500ms, 10s, 2m
     ///
     /// A pull has no limit; stopping and executing get their own `--timeout` on top.
-    #[arg(long, global = true, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "DURATION",
+          default_value = "2m", value_parser = duration)]
     pub limit: Duration,
 
     /// How to print data
@@ -34,6 +35,7 @@ pub struct Ocic {
         long,
         short,
         global = true,
+        help_heading = "Everywhere",
         value_name = "FORMAT",
         value_enum,
         default_value_t
