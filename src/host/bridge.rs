@@ -1,29 +1,33 @@
-//! Removal of a bridge interface that nobody uses any more: CNI's bridge plugin and dockerd make
-//! theirs and leave them behind.
+//! Bridge interfaces that were made for us and that nobody else removes: the bridge plugin leaves
+//! its bridge behind.
 #![allow(unsafe_code)]
 
-use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// linux/sockios.h
-const SIOCBRDELBR: libc::c_ulong = 0x89a1;
+/// Not among libc's constants (linux/sockios.h).
+const SIOCBRDELBR: libc::Ioctl = 0x89a1;
 
 /// Is there an interface of this name?
 pub fn exists(name: &str) -> bool {
-    valid(name).is_ok() && Path::new("/sys/class/net").join(name).exists()
+    Path::new("/sys/class/net").join(name).exists()
 }
 
-/// Removes the bridge `name` unless interfaces are attached to it. True when it was removed; false
-/// when there is none, when it is in use, or when the interface is no bridge.
-pub fn remove_unused(name: &str) -> io::Result<bool> {
-    valid(name)?;
-    let sys = Path::new("/sys/class/net").join(name);
-    if !sys.join("bridge").is_dir() || fs::read_dir(sys.join("brif"))?.next().is_some() {
-        return Ok(false);
+/// Takes the bridge `name` down and removes it, with the addresses and routes it has. True when it was
+/// there. An interface of that name that is no bridge is an error and stays.
+pub fn remove(name: &str) -> io::Result<bool> {
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero: it ends the name.
+    if name.is_empty() || name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
     }
     let socket = socket(
         AddressFamily::Inet,
@@ -31,46 +35,108 @@ pub fn remove_unused(name: &str) -> io::Result<bool> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    // SAFETY: zeroes are a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
+    let fd = socket.as_raw_fd();
+    let absent = |e: &Errno| matches!(e, Errno::ENODEV | Errno::ENXIO);
+    // SAFETY: an open socket, and an `ifreq` with a terminated name that outlives the call; the
+    // kernel fills in `ifru_flags`.
+    match Errno::result(unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS, &mut request) }) {
+        Err(e) if absent(&e) => return Ok(false),
+        other => other?,
+    };
+    if !Path::new("/sys/class/net")
+        .join(name)
+        .join("bridge")
+        .exists()
+    {
+        let message = format!("the interface `{name}` is no bridge");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    // A bridge that is up cannot be deleted. The flags are all zero: down.
-    // SAFETY: the request outlives the call, which reads an ifreq.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } != 0 {
-        return Err(io::Error::last_os_error());
+    // SAFETY: the call before has written the field that is read, and only that one.
+    unsafe { request.ifr_ifru.ifru_flags &= !(libc::IFF_UP as libc::c_short) };
+    // SAFETY: as for the first call; the kernel only reads.
+    Errno::result(unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &request) })?;
+    // SAFETY: the argument is a terminated name, which the kernel only reads.
+    match Errno::result(unsafe { libc::ioctl(fd, SIOCBRDELBR, request.ifr_name.as_ptr()) }) {
+        Err(e) if absent(&e) => Ok(false),
+        other => other.map(|_| true).map_err(Into::into),
     }
-    // SAFETY: the call reads a name of at most IFNAMSIZ bytes, ended by the zeroes above.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCBRDELBR as _, &request.ifr_name) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(true)
 }
 
-/// The kernel's own rule (dev_valid_name): one path component of less than IFNAMSIZ bytes.
-fn valid(name: &str) -> io::Result<()> {
-    let odd = |b: u8| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0;
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ || matches!(name, "." | "..") {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// Removes the bridge `name` unless interfaces are attached to it. True when it was removed; false
+/// when there is none, when it is in use, or when the interface is no bridge.
+pub fn remove_unused(name: &str) -> io::Result<bool> {
+    let attached = Path::new("/sys/class/net").join(name).join("brif");
+    match std::fs::read_dir(attached) {
+        Ok(mut attached) if attached.next().is_none() => remove(name),
+        Ok(_) => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
-    if name.bytes().any(odd) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::command::Command;
+
+    /// Runs `f` on a thread in a network namespace of its own, with a /sys that shows it.
+    fn in_own_network(f: impl FnOnce() + Send) {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+                mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+                mount(
+                    Some("sysfs"),
+                    "/sys",
+                    Some("sysfs"),
+                    MsFlags::empty(),
+                    None::<&str>,
+                )
+                .unwrap();
+                f();
+            });
+            thread.join().unwrap();
+        });
+    }
+
+    fn ip(args: &[&str]) {
+        Command::new("ip").args(args).run().unwrap();
+    }
 
     #[test]
-    fn odd_names_and_missing_bridges() {
-        for bad in ["", ".", "..", "a/b", "a b", "0123456789abcdef"] {
-            assert!(remove_unused(bad).is_err(), "{bad}");
-        }
-        assert!(!remove_unused("no-such-br0").unwrap());
-        assert!(!remove_unused("lo").unwrap(), "no bridge");
-        assert!(!exists("no-such-br0"));
+    fn a_bridge_is_removed_and_nothing_else() {
+        in_own_network(|| {
+            ip(&["link", "add", "br-sample", "type", "bridge"]);
+            ip(&["addr", "add", "198.18.0.1/28", "dev", "br-sample"]);
+            ip(&["link", "set", "br-sample", "up"]);
+            ip(&[
+                "link",
+                "add",
+                "veth-sample",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "other",
+            ]);
+            assert!(exists("br-sample"));
+            ip(&["link", "set", "other", "master", "br-sample"]);
+            assert!(!remove_unused("br-sample").unwrap(), "in use");
+            ip(&["link", "set", "other", "nomaster"]);
+            assert!(!remove_unused("veth-sample").unwrap(), "no bridge");
+            assert!(remove_unused("br-sample").unwrap());
+            assert!(!remove_unused("br-sample").unwrap());
+            ip(&["link", "add", "br-sample", "type", "bridge"]);
+            assert!(remove("br-sample").unwrap());
+            assert!(!exists("br-sample"));
+            assert!(!remove("br-sample").unwrap());
+            assert!(remove("veth-sample").is_err());
+            assert!(exists("veth-sample"));
+        });
+        assert!(remove("").is_err());
+        assert!(remove("a-name-that-is-too-long").is_err());
     }
 }
