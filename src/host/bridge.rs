@@ -67,8 +67,10 @@ pub fn remove(name: &str) -> io::Result<bool> {
 pub fn remove_unused(name: &str) -> io::Result<bool> {
     let attached = Path::new("/sys/class/net").join(name).join("brif");
     match std::fs::read_dir(attached) {
-        Ok(mut attached) if attached.next().is_none() => remove(name),
-        Ok(_) => Ok(false),
+        Ok(mut attached) => match attached.next() {
+            None => remove(name),
+            Some(_) => Ok(false),
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     }
