@@ -1,14 +1,11 @@
 //! The peer's log: awaited by a watch, read by the client's own parser.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
+use crate::host::growth::FileWatch;
 use crate::ocic::logs::{self, LogError, Options, Stream};
 
 /// One whole line.
@@ -28,7 +25,7 @@ pub fn lines(path: &Path) -> Result<Vec<Line>, LogError> {
 
 /// Waits until a line of the log is `wanted`. False when the time is over first.
 pub async fn wait_for(path: &Path, wanted: &str, limit: Duration) -> Result<bool, LogError> {
-    let watch = Watch::new(path).map_err(LogError::Read)?;
+    let watch = FileWatch::new(path).map_err(LogError::Read)?;
     let seen = async {
         loop {
             if lines(path)?.iter().any(|(_, text)| text == wanted) {
@@ -40,24 +37,6 @@ pub async fn wait_for(path: &Path, wanted: &str, limit: Duration) -> Result<bool
     match tokio::time::timeout(limit, seen).await {
         Ok(done) => done.map(|()| true),
         Err(_) => Ok(false),
-    }
-}
-
-struct Watch(AsyncFd<Inotify>);
-
-impl Watch {
-    fn new(path: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
-        Ok(Self(AsyncFd::register_with_interest(
-            inotify,
-            Interest::READABLE,
-        )?))
-    }
-
-    async fn changed(&self) -> io::Result<()> {
-        let read = |inotify: &Inotify| Ok(inotify.read_events().map(drop)?);
-        self.0.async_io(Interest::READABLE, read).await
     }
 }
 

@@ -127,8 +127,14 @@ async fn begin(test: &SelfTest) -> Result<Running<'_>, Cause> {
         pod: None,
         container: None,
     };
-    running.heal().await?;
-    Ok(running)
+    match running.heal().await {
+        Ok(()) => Ok(running),
+        Err(e) => {
+            // Only if it is empty: what an earlier run wrote there names its bridge.
+            let _ = fs::remove_dir(&running.folder);
+            Err(e)
+        }
+    }
 }
 
 /// Makes and locks the folder.
