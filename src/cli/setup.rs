@@ -15,9 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::artifact::Proxies;
 use crate::cli::manual;
 use crate::cli::output::{Output, is_gone};
-use crate::setup::{
-    Aftermath, Layer, Settings, SettingsError, Setup, SetupError, own_exe,
-};
+use crate::setup::{Aftermath, Layer, Settings, SettingsError, Setup, SetupError, own_exe};
 
 use args::{CrioSetup, Place, Verb, Wanted};
 use show::Teller;

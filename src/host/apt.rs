@@ -16,7 +16,8 @@ use super::fs::under;
 /// What invoke-rc.d and deb-systemd-invoke ask before they start a service (policy-rc.d(8) in the
 /// Debian policy's terms): 101 forbids it.
 pub const POLICY: &str = "/usr/sbin/policy-rc.d";
-pub const POLICY_FORBIDS: &str = "#!/bin/sh\n# crio-setup: a package that is being installed starts no service.\nexit 101\n";
+pub const POLICY_FORBIDS: &str =
+    "#!/bin/sh\n# crio-setup: a package that is being installed starts no service.\nexit 101\n";
 
 const LOCKS: [&str; 3] = [
     "/var/lib/dpkg/lock-frontend",
@@ -108,8 +109,11 @@ impl Apt {
         };
         match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            opened => parse_status(BufReader::with_capacity(64 << 10, opened.map_err(read)?), names)
-                .map_err(read),
+            opened => parse_status(
+                BufReader::with_capacity(64 << 10, opened.map_err(read)?),
+                names,
+            )
+            .map_err(read),
         }
     }
 
@@ -161,7 +165,9 @@ impl Apt {
             return Ok(false);
         }
         // A killed run may have left dpkg in the middle of its work.
-        self.dpkg(&["--configure", "--pending"]).limit(INSTALL_LIMIT).output()?;
+        self.dpkg(&["--configure", "--pending"])
+            .limit(INSTALL_LIMIT)
+            .output()?;
         let purge = |simulate: bool| {
             let mut command = self.apt_get(&["purge", "--yes"]);
             if simulate {
@@ -201,7 +207,12 @@ impl Apt {
         // A source that is out of reach is a warning, and what counts is whether the package is
         // found afterwards: a third party's broken source must not stop us.
         self.apt_get(&["update"])
-            .args(["-o", "Acquire::http::Timeout=15", "-o", "Acquire::https::Timeout=15"])
+            .args([
+                "-o",
+                "Acquire::http::Timeout=15",
+                "-o",
+                "Acquire::https::Timeout=15",
+            ])
             .limit(UPDATE_LIMIT)
             .output()?;
         Ok(())
@@ -209,15 +220,25 @@ impl Apt {
 
     fn simulate(&self, names: &[&str]) -> Result<Simulation, AptError> {
         let output = self
-            .apt_get(&["install", "--simulate", "--no-remove", "--no-install-recommends", "--"])
+            .apt_get(&[
+                "install",
+                "--simulate",
+                "--no-remove",
+                "--no-install-recommends",
+                "--",
+            ])
             .args(names)
             .run();
         match output {
             Ok(Output { stdout, .. }) => Ok(parse_simulation(&String::from_utf8_lossy(&stdout))),
             Err(CommandError::Failed { stderr, .. })
-                if ["Unable to locate", "no installation candidate", "is not available"]
-                    .iter()
-                    .any(|sign| stderr.contains(sign)) =>
+                if [
+                    "Unable to locate",
+                    "no installation candidate",
+                    "is not available",
+                ]
+                .iter()
+                .any(|sign| stderr.contains(sign)) =>
             {
                 Err(AptError::NoCandidate {
                     packages: names.join(" "),
@@ -254,8 +275,19 @@ impl Apt {
 
     fn apt_get(&self, args: &[&str]) -> Command {
         self.quiet("apt-get")
-            .args(["-q", "-o", "DPkg::Lock::Timeout=30", "-o", "Acquire::Retries=2"])
-            .args(["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"])
+            .args([
+                "-q",
+                "-o",
+                "DPkg::Lock::Timeout=30",
+                "-o",
+                "Acquire::Retries=2",
+            ])
+            .args([
+                "-o",
+                "Dpkg::Options::=--force-confdef",
+                "-o",
+                "Dpkg::Options::=--force-confold",
+            ])
             .args(["-o", "Dpkg::Use-Pty=0"])
             .args(args)
     }
@@ -366,7 +398,10 @@ fn parse_status(status: impl BufRead, names: &[&str]) -> io::Result<BTreeMap<Str
         } else if let (true, Some(name), Some(version)) =
             (installed, package, line.strip_prefix(b"Version: "))
         {
-            found.insert(name.to_owned(), String::from_utf8_lossy(version).into_owned());
+            found.insert(
+                name.to_owned(),
+                String::from_utf8_lossy(version).into_owned(),
+            );
         }
     }
     Ok(found)

@@ -22,9 +22,13 @@ const OLDEST_DOCKERD: Version = Version::new(20, 10, 0);
 #[serde(tag = "source", rename_all = "kebab-case")]
 pub enum From {
     /// It is installed and fit; for plugins, the folder.
-    Kept { path: PathBuf },
+    Kept {
+        path: PathBuf,
+    },
     Upstream(Box<Artifact>),
-    Distro { package: &'static str },
+    Distro {
+        package: &'static str,
+    },
 }
 
 /// A component's source.
@@ -262,7 +266,11 @@ mod tests {
             version: Version::new(19, 3, 0),
         });
         let (words, _) = choose_with(Source::Auto, &facts, &none, no());
-        assert_eq!(words, ["kept", "kept", "distro"], "an old dockerd is not fit");
+        assert_eq!(
+            words,
+            ["kept", "kept", "distro"],
+            "an old dockerd is not fit"
+        );
     }
 
     #[test]

@@ -38,9 +38,7 @@ struct Survey {
 
 impl Survey {
     fn refused(&self) -> bool {
-        self.findings
-            .iter()
-            .any(|f| f.severity == Severity::Error)
+        self.findings.iter().any(|f| f.severity == Severity::Error)
     }
 
     fn pending(&self) -> usize {
@@ -95,13 +93,13 @@ impl Setup<'_> {
         let mut context = self.context(&facts, receipt, probes, &quiet);
         let mut observed = Vec::new();
         for step in &plan.steps {
-            let state = step
-                .action()
-                .observe(&mut context)
-                .map_err(|source| SetupError::Observe {
-                    step: step.action().describe(),
-                    source: Box::new(source),
-                })?;
+            let state =
+                step.action()
+                    .observe(&mut context)
+                    .map_err(|source| SetupError::Observe {
+                        step: step.action().describe(),
+                        source: Box::new(source),
+                    })?;
             observed.push((step.clone(), state));
         }
         let probes = context.probes;

@@ -32,7 +32,12 @@ pub const NETWORKS: &str = "/etc/cni/net.d";
 /// The services that we run.
 pub const SERVICES: [&str; 2] = ["ocid", "docker"];
 /// The packages that can matter.
-const PACKAGES: [&str; 4] = ["iptables", "runc", "containernetworking-plugins", "docker.io"];
+const PACKAGES: [&str; 4] = [
+    "iptables",
+    "runc",
+    "containernetworking-plugins",
+    "docker.io",
+];
 
 /// A machine.
 #[derive(Debug, Clone, Default)]
@@ -325,10 +330,8 @@ fn running(by_systemd: bool, receipt: &Receipt) -> Result<BTreeMap<String, Runni
     }
     for record in &receipt.records {
         if let Undo::Service { service, .. } = &record.undo
-            && let Some(id) = service::find(&ServiceSpec::direct(
-                service,
-                std::time::Duration::ZERO,
-            ))
+            && let Some(id) =
+                service::find(&ServiceSpec::direct(service, std::time::Duration::ZERO))
         {
             let found = Running {
                 pid: id.pid,

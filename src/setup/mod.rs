@@ -11,8 +11,8 @@
 pub mod catalog;
 pub mod choice;
 mod engine;
-mod failpoint;
 pub mod facts;
+mod failpoint;
 pub mod path;
 pub mod plan;
 pub mod preflight;
@@ -65,9 +65,13 @@ pub struct Setup<'a> {
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A killed run is put right first.
-    Recovering { run: &'a str },
+    Recovering {
+        run: &'a str,
+    },
     /// Upstream is judged: can these be reached?
-    Judging { urls: &'a [&'a str] },
+    Judging {
+        urls: &'a [&'a str],
+    },
     /// The plan is made; so many steps change something.
     Planned {
         pending: usize,
@@ -75,16 +79,24 @@ pub enum Event<'a> {
         findings: &'a [Finding],
     },
     /// A step begins that changes something.
-    Step { step: &'a StepReport },
+    Step {
+        step: &'a StepReport,
+    },
     Progress(Progress<'a>),
     /// A step has changed something.
-    Changed { step: &'a StepReport },
+    Changed {
+        step: &'a StepReport,
+    },
     /// The self-test begins.
     Proving,
     /// The run failed; its steps are undone.
-    Undoing { because: &'a str },
+    Undoing {
+        because: &'a str,
+    },
     /// Something was put back.
-    Undone { what: &'a str },
+    Undone {
+        what: &'a str,
+    },
 }
 
 /// What made a run fail.

@@ -126,7 +126,8 @@ impl Current {
                 },
             ) => {
                 meta.mode() & 0o7777 == *mode
-                    && (stamp.is_some_and(|s| s == Stamp::of(meta)) || Sha256Sum::of_file(path)? == *sha256)
+                    && (stamp.is_some_and(|s| s == Stamp::of(meta))
+                        || Sha256Sum::of_file(path)? == *sha256)
             }
             (Self::Symlink(is), Wrote::Symlink { target }) => is == target,
             _ => false,
@@ -489,12 +490,7 @@ mod tests {
     fn a_folder_in_the_way_is_an_error() {
         let place = Place::new();
         fs::create_dir(place.real()).unwrap();
-        let e = capture(
-            place.dir.path(),
-            Path::new("/etc/f"),
-            &place.images(),
-            "0",
-        );
+        let e = capture(place.dir.path(), Path::new("/etc/f"), &place.images(), "0");
         assert_eq!(e.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 }

@@ -116,7 +116,13 @@ impl Planner<'_> {
         self.folder_with(component, path, 0o755, false);
     }
 
-    fn folder_with(&mut self, component: Component, path: impl AsRef<Path>, mode: u32, purge: bool) {
+    fn folder_with(
+        &mut self,
+        component: Component,
+        path: impl AsRef<Path>,
+        mode: u32,
+        purge: bool,
+    ) {
         let path = path.as_ref().to_owned();
         let id = format!("folder:{}", path.display());
         if self.steps.iter().any(|step| step.id.ends_with(&id)) {
@@ -159,9 +165,7 @@ impl Planner<'_> {
     /// A unit file's link into `multi-user.target`: what `systemctl enable` makes of the units'
     /// `[Install]` section, here for running systems and for image trees alike.
     fn enable(&mut self, component: Component, unit: &str) {
-        let link = Path::new(UNITS)
-            .join("multi-user.target.wants")
-            .join(unit);
+        let link = Path::new(UNITS).join("multi-user.target.wants").join(unit);
         self.link(component, link, &Path::new(UNITS).join(unit), true);
     }
 
@@ -196,13 +200,25 @@ impl Planner<'_> {
     fn host(&mut self) {
         let host = Component::Host;
         let modules: String = MODULES.map(|name| format!("{name}\n")).concat();
-        let text = format!("# crio-setup: overlay file systems, and bridges that pass the packet filter.\n{modules}");
-        self.file(host, "/etc/modules-load.d/crio-setup.conf", Content::Text(text));
+        let text = format!(
+            "# crio-setup: overlay file systems, and bridges that pass the packet filter.\n{modules}"
+        );
+        self.file(
+            host,
+            "/etc/modules-load.d/crio-setup.conf",
+            Content::Text(text),
+        );
         let settings: String = SYSCTLS
             .map(|(key, value)| format!("{} = {value}\n", key.replace('/', ".")))
             .concat();
-        let text = format!("# crio-setup: packets of pods are forwarded, those on a bridge filtered.\n{settings}");
-        self.file(host, "/etc/sysctl.d/90-crio-setup.conf", Content::Text(text));
+        let text = format!(
+            "# crio-setup: packets of pods are forwarded, those on a bridge filtered.\n{settings}"
+        );
+        self.file(
+            host,
+            "/etc/sysctl.d/90-crio-setup.conf",
+            Content::Text(text),
+        );
         if !self.settings.is_live() {
             return;
         }
@@ -237,10 +253,12 @@ impl Planner<'_> {
             Some(From::Distro { .. }) => ProgramAt::Packaged("runc"),
             Some(From::Upstream(_)) => ProgramAt::Path(self.settings.bin("runc")),
             // Not ours to install: whatever there is.
-            None => ProgramAt::Path(self.facts.runc.as_ref().map_or_else(
-                || self.settings.bin("runc"),
-                |program| program.path.clone(),
-            )),
+            None => ProgramAt::Path(
+                self.facts
+                    .runc
+                    .as_ref()
+                    .map_or_else(|| self.settings.bin("runc"), |program| program.path.clone()),
+            ),
         }
     }
 
@@ -279,7 +297,11 @@ impl Planner<'_> {
         };
         let bridge = Content::Bridge { folder, subnet };
         self.file(component, &format!("{NETWORKS}/10-mynet.conflist"), bridge);
-        self.file(component, &format!("{NETWORKS}/99-loopback.conflist"), loopback);
+        self.file(
+            component,
+            &format!("{NETWORKS}/99-loopback.conflist"),
+            loopback,
+        );
         // host-local keeps its leases there.
         self.folder(component, "/var/lib/cni/networks");
         self.folder_with(component, "/var/lib/cni/networks/mynet", 0o755, true);
@@ -296,9 +318,18 @@ impl Planner<'_> {
         let component = Component::Ocid;
         self.folder(component, self.settings.prefix.join("bin"));
         let own = self.settings.bin("crio-setup");
-        self.push(component, "program", Kind::OwnBinary(OwnBinary { path: own }));
+        self.push(
+            component,
+            "program",
+            Kind::OwnBinary(OwnBinary { path: own }),
+        );
         for name in ["ocid", "ocic"] {
-            self.link(component, self.settings.bin(name), Path::new("crio-setup"), false);
+            self.link(
+                component,
+                self.settings.bin(name),
+                Path::new("crio-setup"),
+                false,
+            );
         }
         self.folder(component, "/etc/ocid/ocid.conf.d");
         let mut conf = OcidConf::new(self.settings.bin("runc"));
@@ -357,7 +388,12 @@ impl Planner<'_> {
             });
             self.push(component, "programs", kind);
             let link = self.settings.bin("docker");
-            self.link(component, link, Path::new("../libexec/crio-setup/docker/docker"), false);
+            self.link(
+                component,
+                link,
+                Path::new("../libexec/crio-setup/docker/docker"),
+                false,
+            );
             tools = Some(folder);
         }
         let dockerd = self.dockerd_at();
@@ -369,9 +405,13 @@ impl Planner<'_> {
         if self.settings.is_live() {
             self.folder_with(component, "/run/docker", 0o700, true);
             let kind = Kind::Byproduct(Byproduct {
-                files: ["/run/docker.sock", "/run/docker.pid", "/etc/docker/key.json"]
-                    .map(PathBuf::from)
-                    .to_vec(),
+                files: [
+                    "/run/docker.sock",
+                    "/run/docker.pid",
+                    "/etc/docker/key.json",
+                ]
+                .map(PathBuf::from)
+                .to_vec(),
                 bridges: vec!["docker0".to_owned()],
             });
             self.push(component, "byproducts", kind);
@@ -398,7 +438,10 @@ impl Planner<'_> {
         }
         let input = |path: &str| PathBuf::from(path);
         let unit = |name: &str| {
-            let unit = self.facts.systemd.then(|| format!("{UNITS}/{name}.service"));
+            let unit = self
+                .facts
+                .systemd
+                .then(|| format!("{UNITS}/{name}.service"));
             unit.map(PathBuf::from)
         };
         if with_ocid {
@@ -419,7 +462,10 @@ impl Planner<'_> {
             self.push(Component::Ocid, "service", kind);
         }
         if with_docker {
-            let mut inputs = vec![input("/etc/docker/daemon.json"), input("/etc/default/docker")];
+            let mut inputs = vec![
+                input("/etc/docker/daemon.json"),
+                input("/etc/default/docker"),
+            ];
             inputs.extend(unit("docker"));
             let mut env = Vec::new();
             if let Some(From::Upstream(_)) = self.from(Component::Docker) {

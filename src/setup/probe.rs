@@ -48,7 +48,12 @@ pub struct Plugins {
 
 impl Probes {
     /// What the program at `path` answers; `None` when it is not there or fails.
-    fn ask(&mut self, root: &Path, path: &Path, ask: impl FnOnce(Command) -> Command) -> Option<String> {
+    fn ask(
+        &mut self,
+        root: &Path,
+        path: &Path,
+        ask: impl FnOnce(Command) -> Command,
+    ) -> Option<String> {
         let stamp = Stamp::follow(&under(root, path)).ok().flatten()?;
         if let Some(known) = self.answers.get(path)
             && known.stamp == stamp

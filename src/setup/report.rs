@@ -39,7 +39,11 @@ impl StepReport {
             Observation::Kept(why) => (StepState::Kept, why.clone()),
             Observation::Foreign(foreign) => (
                 StepState::Foreign,
-                format!("`{}` is {} that is not ours", foreign.path.display(), foreign.what),
+                format!(
+                    "`{}` is {} that is not ours",
+                    foreign.path.display(),
+                    foreign.what
+                ),
             ),
         };
         Self {

@@ -115,13 +115,14 @@ impl Way<'_> {
         name.push(".before-crio-setup");
         let to = under(&self.setup.settings.root, Path::new(&name));
         let from = self.store.images().join(image);
-        let saved = std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(|_| ()));
+        let saved =
+            std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(|_| ()));
         match saved {
-            Ok(()) => format!("; what was there before is `{}`", Path::new(&name).display()),
-            Err(e) => format!(
-                "; what was there before is `{}` ({e})",
-                from.display()
+            Ok(()) => format!(
+                "; what was there before is `{}`",
+                Path::new(&name).display()
             ),
+            Err(e) => format!("; what was there before is `{}` ({e})", from.display()),
         }
     }
 
@@ -135,10 +136,11 @@ impl Way<'_> {
             _ => false,
         };
         let by_systemd = systemd::is_running(Path::new("/"));
-        if by_systemd && records.iter().any(|r| units(&r.undo)) {
-            if let Err(e) = systemd::daemon_reload() {
-                result.errors.push(RollbackError::Reload(e));
-            }
+        if by_systemd
+            && records.iter().any(|r| units(&r.undo))
+            && let Err(e) = systemd::daemon_reload()
+        {
+            result.errors.push(RollbackError::Reload(e));
         }
         if !self.restart {
             return;

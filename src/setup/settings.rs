@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_FILE: &str = "/etc/crio-setup.toml";
 
 /// A piece of a node.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Component {
     Host,

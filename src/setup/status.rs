@@ -37,7 +37,11 @@ impl Setup<'_> {
         report.drift = drift(&self.settings.root, &receipt, deep);
         if self.settings.is_live() {
             report.services = services(&receipt);
-            if receipt.records.iter().any(|r| r.component == Component::Ocid) {
+            if receipt
+                .records
+                .iter()
+                .any(|r| r.component == Component::Ocid)
+            {
                 match verify::verify(Path::new(OCID_SOCKET), LIMIT) {
                     Ok(health) => report.health = Some(health),
                     Err(e) => report.problem = Some(super::chain(&e)),
@@ -115,7 +119,12 @@ fn same(current: &Current, real: &Path, wrote: &Wrote, deep: bool) -> std::io::R
     if deep && let (Current::File(_), Wrote::File { sha256, .. }) = (current, wrote) {
         return Ok(crate::artifact::Sha256Sum::of_file(real)? == *sha256);
     }
-    if let (Current::File(meta), Wrote::File { stamp: Some(stamp), .. }) = (current, wrote)
+    if let (
+        Current::File(meta),
+        Wrote::File {
+            stamp: Some(stamp), ..
+        },
+    ) = (current, wrote)
         && Stamp::of(meta) == *stamp
     {
         return Ok(true);

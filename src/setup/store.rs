@@ -484,9 +484,7 @@ mod tests {
         needing.undo = Undo::Path {
             path: "/x".into(),
             before,
-            wrote: Wrote::Symlink {
-                target: "y".into(),
-            },
+            wrote: Wrote::Symlink { target: "y".into() },
             origin: None,
         };
         receipt.add(needing);

@@ -347,9 +347,9 @@ impl Undo {
             }
             Self::Bridge { name } => match bridge::remove_unused(name) {
                 Ok(true) => Ok(Undone::Changed),
-                Ok(false) if bridge::exists(name) => Ok(Undone::Kept(format!(
-                    "the bridge `{name}` is still in use"
-                ))),
+                Ok(false) if bridge::exists(name) => {
+                    Ok(Undone::Kept(format!("the bridge `{name}` is still in use")))
+                }
                 Ok(false) => Ok(Undone::Unchanged),
                 Err(source) => Err(UndoError::Bridge {
                     name: name.clone(),
@@ -411,10 +411,9 @@ fn folder(root: &Path, path: &Path, purge: bool) -> io::Result<Undone> {
     match fs::remove_dir(&real) {
         Ok(()) => Ok(Undone::Changed),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Undone::Unchanged),
-        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(Undone::Kept(format!(
-            "`{}` is not empty",
-            path.display()
-        ))),
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            Ok(Undone::Kept(format!("`{}` is not empty", path.display())))
+        }
         Err(e) => Err(e),
     }
 }
@@ -500,7 +499,9 @@ mod tests {
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         let undo = |path: &str, purge| {
             let path = PathBuf::from(path);
-            Undo::Folder { path, purge }.undo(&context(dir.path())).unwrap()
+            Undo::Folder { path, purge }
+                .undo(&context(dir.path()))
+                .unwrap()
         };
         assert!(matches!(undo("/a", false), Undone::Kept(_)));
         assert_eq!(undo("/a/b", false), Undone::Changed);

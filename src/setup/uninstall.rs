@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::cri::v1::PodSandboxState;
 use crate::host::{service, systemd};
 use crate::ocic::client::{Client, ClientError};
-use crate::cri::v1::PodSandboxState;
 
 use super::facts::OCID_SOCKET;
 use super::receipt::Receipt;
@@ -154,7 +154,10 @@ impl Setup<'_> {
             (self.tell)(&Event::Undone {
                 what: &format!("remove the pod `{named}`"),
             });
-            let failed = |source| PodsError::Remove { pod: named.clone(), source };
+            let failed = |source| PodsError::Remove {
+                pod: named.clone(),
+                source,
+            };
             client.stop_pod_sandbox(&pod.id).await.map_err(failed)?;
             client.remove_pod_sandbox(&pod.id).await.map_err(failed)?;
         }

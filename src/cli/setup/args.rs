@@ -14,13 +14,24 @@ use crate::setup::{Component, Layer, Profile, Source};
 /// runc, CNI plugins, a pod network, the CRI daemon ocid with its client ocic, and docker: installed,
 /// configured, started, and proved by a pod. What was there before comes back with `uninstall`.
 #[derive(Debug, Parser)]
-#[command(name = "crio-setup", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "crio-setup",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 pub struct CrioSetup {
     #[command(subcommand)]
     pub verb: Verb,
 
     /// The form of what is printed to stdout
-    #[arg(short, long, global = true, value_name = "FORMAT", env = "CRIO_SETUP_OUTPUT")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "CRIO_SETUP_OUTPUT"
+    )]
     #[arg(value_enum, default_value_t)]
     pub output: Format,
 
@@ -119,7 +130,12 @@ pub struct Wanted {
     lock_timeout: Option<u64>,
 
     /// Findings that are not to stop the run, by their ids
-    #[arg(long, value_name = "FINDING", value_delimiter = ',', env = "CRIO_SETUP_IGNORE")]
+    #[arg(
+        long,
+        value_name = "FINDING",
+        value_delimiter = ',',
+        env = "CRIO_SETUP_IGNORE"
+    )]
     ignore: Option<Vec<String>>,
 
     /// Replace files that are not ours; `uninstall` puts them back

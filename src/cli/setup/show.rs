@@ -36,9 +36,9 @@ impl<'a> Teller<'a> {
             self.bar.borrow_mut().take();
         }
         match event {
-            Event::Recovering { run } => self
-                .output
-                .warning(&format!("the run `{run}` was cut off and is put right first")),
+            Event::Recovering { run } => self.output.warning(&format!(
+                "the run `{run}` was cut off and is put right first"
+            )),
             Event::Judging { .. } => self.output.note("is upstream within reach?"),
             Event::Planned {
                 pending,
@@ -137,8 +137,16 @@ pub fn plan(output: &Output, report: &PlanReport) -> io::Result<()> {
         output.text(&format!("{sources}\n"))?;
     }
     let mut steps = Table::new(&["STATE", "STEP", "WHY"]);
-    for step in report.steps.iter().filter(|s| s.state != StepState::Satisfied) {
-        steps.row([state(step).to_owned(), step.action.clone(), step.detail.clone()]);
+    for step in report
+        .steps
+        .iter()
+        .filter(|s| s.state != StepState::Satisfied)
+    {
+        steps.row([
+            state(step).to_owned(),
+            step.action.clone(),
+            step.detail.clone(),
+        ]);
     }
     if !steps.is_empty() {
         output.text(&format!("{steps}\n"))?;

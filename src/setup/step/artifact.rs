@@ -22,10 +22,7 @@ impl Action for ArtifactStep {
         let Artifact {
             component, version, ..
         } = &self.artifact;
-        format!(
-            "fetch {component} {version} into `{}`",
-            self.path.display()
-        )
+        format!("fetch {component} {version} into `{}`", self.path.display())
     }
 
     fn observe(&self, context: &mut Context<'_>) -> Result<Observation, StepError> {

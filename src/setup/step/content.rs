@@ -38,9 +38,14 @@ impl ProgramAt {
 pub enum Content {
     Text(String),
     /// The bridge network, in the CNI version of the plugins in `folder`.
-    Bridge { folder: PathBuf, subnet: String },
+    Bridge {
+        folder: PathBuf,
+        subnet: String,
+    },
     /// The loopback network, likewise.
-    Loopback { folder: PathBuf },
+    Loopback {
+        folder: PathBuf,
+    },
     OcidConf {
         conf: Box<OcidConf>,
         runc: ProgramAt,
@@ -100,7 +105,10 @@ impl Content {
             Self::Bridge { folder, .. } | Self::Loopback { folder } => {
                 StepError::Plugins(folder.clone())
             }
-            Self::OcidConf { runc: program, .. } | Self::DockerUnit { dockerd: program, .. } => {
+            Self::OcidConf { runc: program, .. }
+            | Self::DockerUnit {
+                dockerd: program, ..
+            } => {
                 program.require(&context.settings.root)?;
                 StepError::NoProgram(String::new())
             }

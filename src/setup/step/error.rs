@@ -24,7 +24,9 @@ pub enum StepError {
     Foreign { path: PathBuf, what: String },
     #[error("find the program `{0}` after its package was installed")]
     NoProgram(String),
-    #[error("ask the CNI plugins in `{0}` for their versions: they do not answer, or have none in common from 0.4.0 to 1.0.0")]
+    #[error(
+        "ask the CNI plugins in `{0}` for their versions: they do not answer, or have none in common from 0.4.0 to 1.0.0"
+    )]
     Plugins(PathBuf),
     #[error("{act} {unit}")]
     Unit {
@@ -49,7 +51,10 @@ pub enum StepError {
 }
 
 impl StepError {
-    pub(super) fn io(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(
+        act: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { act, path, source }
     }

@@ -27,7 +27,10 @@ impl Action for FileStep {
     fn observe(&self, context: &mut Context<'_>) -> Result<Observation, StepError> {
         let wanted = self.content.render(context)?;
         let current = context.current(&self.path)?;
-        let known = context.receipt.wrote(&self.path).map(|(wrote, _)| wrote.clone());
+        let known = context
+            .receipt
+            .wrote(&self.path)
+            .map(|(wrote, _)| wrote.clone());
         if let Current::Absent = current {
             return Ok(Observation::Pending("is missing".to_owned()));
         }

@@ -26,7 +26,9 @@ impl Links {
         };
         let mut missing = Vec::new();
         for entry in entries {
-            let name = entry.map_err(StepError::io("list", &self.from))?.file_name();
+            let name = entry
+                .map_err(StepError::io("list", &self.from))?
+                .file_name();
             let (link, target) = (self.into.join(&name), self.from.join(&name));
             let wanted = match context.current(&link)? {
                 Current::Absent => true,

@@ -113,8 +113,7 @@ impl Action for UnpackStep {
         for file in files.iter().filter(|f| is_program(&f.path)) {
             let path = self.folder.join(&file.path);
             let current = context.current(&path)?;
-            let ours =
-                matches!(current, Current::Absent) || context.receipt.wrote(&path).is_some();
+            let ours = matches!(current, Current::Absent) || context.receipt.wrote(&path).is_some();
             if !ours && let Observation::Foreign(foreign) = context.foreign(&path, &current) {
                 let same = match &current {
                     Current::File(_) => {
