@@ -10,6 +10,7 @@ pub(crate) mod context;
 pub mod fd;
 pub mod fs;
 pub mod inotify;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;

@@ -9,6 +9,7 @@ mod limits;
 mod parent;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ pub struct Cgroups {
     /// Pod id to the path of its pod cgroup. Held while cgroups are made and removed, so that a pod
     /// cannot lose its cgroup to the end of another.
     holders: Mutex<BTreeMap<String, String>>,
+    /// The program, which tests put another in place of.
+    systemctl: OsString,
 }
 
 impl Cgroups {
@@ -102,6 +105,7 @@ impl Cgroups {
             version,
             hierarchies,
             holders: Mutex::default(),
+            systemctl: "systemctl".into(),
         }
     }
 
@@ -304,7 +308,7 @@ impl Cgroups {
         let Some(slice) = missing.last().and_then(|level| level.rsplit('/').next()) else {
             return Ok(());
         };
-        systemctl("start", slice)?;
+        self.systemctl("start", slice)?;
         for level in missing {
             for hierarchy in &self.hierarchies {
                 let folder = below(hierarchy, level);
@@ -314,6 +318,11 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+
+    fn systemctl(&self, verb: &str, unit: &str) -> io::Result<()> {
+        let command = Command::new(&self.systemctl).args([verb, "--", unit]);
+        command.run().map(|_| ()).map_err(io::Error::other)
     }
 
     fn remove_made(&self, holders: &BTreeMap<String, String>, pod: &PodCgroup) -> io::Result<()> {
@@ -332,7 +341,9 @@ impl Cgroups {
                 Driver::Cgroupfs => marked.iter().try_for_each(|f| remove_if_empty(f))?,
                 Driver::Systemd if marked.is_empty() => break,
                 Driver::Systemd if !self.pids(level)?.is_empty() => break,
-                Driver::Systemd => systemctl("stop", level.rsplit('/').next().unwrap_or(level))?,
+                Driver::Systemd => {
+                    self.systemctl("stop", level.rsplit('/').next().unwrap_or(level))?
+                }
             }
         }
         Ok(())
@@ -459,11 +470,6 @@ fn write(file: &Path, value: &str) -> io::Result<()> {
 
 fn is_gone(e: &io::Error) -> bool {
     e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ENODEV)
-}
-
-fn systemctl(verb: &str, unit: &str) -> io::Result<()> {
-    let command = Command::new("systemctl").args([verb, "--", unit]);
-    command.run().map(|_| ()).map_err(io::Error::other)
 }
 
 #[cfg(test)]

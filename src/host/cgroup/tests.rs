@@ -1,5 +1,6 @@
 use super::*;
-use std::ffi::OsString;
+use crate::host::namespace::tests::with_private_mounts;
+use nix::mount::MsFlags;
 use std::process::{Child, Command as Process};
 
 fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
@@ -115,9 +116,31 @@ impl Drop for Scratch {
     }
 }
 
+/// Runs a test on what this machine mounts, and on a lone cgroup2, as a machine of today has it.
+fn on_both(test: impl Fn(&str) + Send + Sync) {
+    test("own");
+    with_private_mounts(|| {
+        let root = Path::new(ROOT);
+        mount::mount(
+            Path::new("cgroup2"),
+            root,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None,
+        )
+        .unwrap();
+        assert_eq!(Cgroups::detect().unwrap().version(), Version::V2);
+        test("v2");
+    });
+}
+
 #[test]
 fn a_pod_cgroup_is_ours_only_if_we_made_it() {
-    let scratch = Scratch::new("made");
+    on_both(ours_only_if_made);
+}
+
+fn ours_only_if_made(layout: &str) {
+    let scratch = Scratch::new(&format!("made-{layout}"));
     let (a, b) = (scratch.pod("/shared/a"), scratch.pod("/shared/b"));
     let none = Limits::default();
     scratch.cgroups.make("a", &a, &none).unwrap();
@@ -149,7 +172,11 @@ fn a_pod_cgroup_is_ours_only_if_we_made_it() {
 
 #[test]
 fn a_cgroup_in_use_by_another_pod_stays() {
-    let scratch = Scratch::new("held");
+    on_both(in_use_stays);
+}
+
+fn in_use_stays(layout: &str) {
+    let scratch = Scratch::new(&format!("held-{layout}"));
     let pod = scratch.pod("");
     scratch.cgroups.make("a", &pod, &Limits::default()).unwrap();
     scratch.cgroups.hold("b", &pod);
@@ -163,22 +190,95 @@ fn a_cgroup_in_use_by_another_pod_stays() {
 }
 
 #[test]
-fn limits_reach_the_kernel() {
-    let scratch = Scratch::new("limits");
-    let pod = scratch.pod("");
+fn limits_reach_the_kernel_or_nothing_is_left() {
+    on_both(limits_or_nothing);
+}
+
+fn limits_or_nothing(layout: &str) {
+    let scratch = Scratch::new(&format!("limits-{layout}"));
+    let pod = scratch.pod("/a");
     let limits = Limits {
         pids: Some(77),
         ..Limits::default()
     };
-    scratch.cgroups.make("a", &pod, &limits).unwrap();
-    let folder = scratch.cgroups.folder("pids", pod.path()).unwrap();
+    let cgroups = &scratch.cgroups;
+    let root = cgroups.folder("pids", "/").unwrap();
+    let offered = fs::read_to_string(root.join("cgroup.controllers"));
+    if offered.is_ok_and(|names| !names.contains("pids")) {
+        // Version 2 beside version 1, which has taken the controllers.
+        let e = cgroups.make("a", &pod, &limits).unwrap_err();
+        assert!(e.to_string().contains("pids.max"), "{e}");
+        assert!(!scratch.exists(&scratch.top));
+        return;
+    }
+    cgroups.make("a", &pod, &limits).unwrap();
+    let folder = cgroups.folder("pids", pod.path()).unwrap();
     assert_eq!(fs::read_to_string(folder.join("pids.max")).unwrap(), "77\n");
-    scratch.cgroups.release("a", &pod).unwrap();
+    cgroups.release("a", &pod).unwrap();
+    assert!(!scratch.exists(&scratch.top));
+}
+
+#[test]
+fn a_slice_that_was_missing_is_started_and_stopped() {
+    let mut scratch = Scratch::new("slices");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("calls");
+    let top = format!("ocidtest{}", std::process::id());
+    scratch.top = format!("/{top}.slice");
+    // What systemd does with its cgroups, in one of the hierarchies.
+    let mount = scratch.cgroups.hierarchies[0].mount.display().to_string();
+    let slice = format!("{mount}/{top}.slice");
+    scratch.cgroups.systemctl = script(
+        dir.path(),
+        &format!(
+            "echo \"$*\" >> {}\ncase \"$1 $3\" in\n\
+             start*) mkdir -p {slice}/{top}-a.slice;;\n\
+             stop*-a.slice) rmdir {slice}/{top}-a.slice;;\n\
+             stop*) rmdir {slice};;\nesac\n",
+            log.display()
+        ),
+    );
+    let calls = || fs::read_to_string(&log).unwrap_or_default();
+    let pod = PodCgroup::new(Driver::Systemd, &format!("{top}-a.slice")).unwrap();
+    let none = Limits::default();
+    scratch.cgroups.make("one", &pod, &none).unwrap();
+    scratch.cgroups.make("two", &pod, &none).unwrap();
+    assert_eq!(calls(), format!("start -- {top}-a.slice\n"), "once");
+    scratch.cgroups.release("one", &pod).unwrap();
+    assert!(Path::new(&slice).exists());
+    scratch.cgroups.release("two", &pod).unwrap();
+    assert!(!Path::new(&slice).exists());
+    let all = format!("start -- {top}-a.slice\nstop -- {top}-a.slice\nstop -- {top}.slice\n");
+    assert_eq!(calls(), all);
+
+    // One that was there is none of ours: neither started nor stopped.
+    let there = PodCgroup::new(Driver::Systemd, "-.slice").unwrap();
+    scratch.cgroups.make("one", &there, &none).unwrap();
+    fs::create_dir_all(format!("{slice}/{top}-a.slice")).unwrap();
+    scratch.cgroups.make("two", &pod, &none).unwrap();
+    scratch.cgroups.release("one", &there).unwrap();
+    scratch.cgroups.release("two", &pod).unwrap();
+    assert!(Path::new(&slice).exists());
+    assert_eq!(calls(), all);
+}
+
+/// An executable script. Another process writes it: a child of another test's thread, between fork
+/// and exec, would still have ours open for writing, and it could not be run (ETXTBSY).
+fn script(dir: &Path, body: &str) -> OsString {
+    let path = dir.join("systemctl");
+    let text = format!("#!/bin/sh\n{body}");
+    let write = Command::new("sh").args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]);
+    write.arg(&path).stdin(text).run().unwrap();
+    path.into()
 }
 
 #[test]
 fn everything_in_a_cgroup_is_killed() {
-    let mut scratch = Scratch::new("kill");
+    on_both(everything_is_killed);
+}
+
+fn everything_is_killed(layout: &str) {
+    let mut scratch = Scratch::new(&format!("kill-{layout}"));
     let (pod, inner) = (scratch.pod(""), scratch.pod("/inner"));
     scratch
         .cgroups
@@ -206,7 +306,11 @@ fn everything_in_a_cgroup_is_killed() {
 
 #[test]
 fn what_is_not_there_is_empty() {
-    let scratch = Scratch::new("absent");
+    on_both(absent_is_empty);
+}
+
+fn absent_is_empty(layout: &str) {
+    let scratch = Scratch::new(&format!("absent-{layout}"));
     let cgroups = &scratch.cgroups;
     assert!(cgroups.pids(&scratch.top).unwrap().is_empty());
     assert!(cgroups.kill(&scratch.top, Duration::ZERO).unwrap());
