@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
 fn run() -> Result<(), MonitorError> {
     let order = |source| MonitorError::Order { source };
     // Descriptors that the daemon itself was started with and did not know of.
-    fd::cloexec_from(3).map_err(order)?;
+    fd::close_inherited().map_err(order)?;
     let mut daemon = Daemon::new().map_err(order)?;
     let job = daemon.order().map_err(order)?;
     detach(&job).map_err(|source| MonitorError::Detach { source })?;

@@ -130,6 +130,8 @@ impl Runtime {
         let outcome = match answered {
             Ok(Ok(Some(Reply::Created { init, monitor }))) => Ok(Created { init, monitor }),
             Ok(Ok(Some(Reply::Failed { message }))) => {
+                // It has nothing left to do; who asks what is left should not find the monitor either.
+                let _ = tokio::time::timeout(GRACE, child.wait()).await;
                 Err(RuntimeError::from_message("create", &r.id, message))
             }
             Ok(Ok(_)) => Err(self.lost(r, &mut child, last_words(&log_path)).await),

@@ -11,7 +11,8 @@
 //!
 //! Layers are keyed by diff id, so images share them whatever compression or registry they came
 //! from. Names are short because mount(2) takes one page of options for up to 127 of them. A layer
-//! is unpacked in `tmp`, made durable by one syncfs(2), and renamed: what stands in `layers` is whole.
+//! is unpacked in `tmp` and renamed: what stands in `layers` is whole. It is made durable, by one
+//! syncfs(2), before an image's record names it.
 
 pub mod containers;
 pub mod layers;
