@@ -44,6 +44,8 @@ struct Hierarchy {
     /// Controllers, or `name=systemd`; empty for cgroup2.
     controllers: Vec<String>,
     unified: bool,
+    /// Where systemd has its slices in it; see [`slices::base`].
+    base: String,
 }
 
 /// The machine's cgroup hierarchies, and who of this daemon's pods uses which pod cgroup. One per
@@ -62,7 +64,9 @@ pub struct Cgroups {
 impl Cgroups {
     /// Reads the mounts; `NotFound` where no cgroup file system is mounted below `/sys/fs/cgroup`.
     pub fn detect() -> io::Result<Self> {
-        let found = Self::from_mounts(&mount::all()?);
+        // Unreadable: as everywhere but in containers.
+        let init = fs::read_to_string("/proc/1/cgroup").unwrap_or_default();
+        let found = Self::from_mounts(&mount::all()?, &init);
         if found.hierarchies.is_empty() {
             let text = format!("no cgroup file system is mounted at or below `{ROOT}`");
             return Err(io::Error::new(ErrorKind::NotFound, text));
@@ -72,12 +76,14 @@ impl Cgroups {
 
     /// As runc sees it: cgroup2 at the root of the tree is version 2; beside version 1 (systemd's
     /// hybrid layout) it is one more hierarchy, which processes enter and no controller uses.
-    fn from_mounts(mounts: &[MountPoint]) -> Self {
+    /// `init` is process 1's `/proc/PID/cgroup`.
+    fn from_mounts(mounts: &[MountPoint], init: &str) -> Self {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         let mut version = Version::V1;
         for mount in mounts.iter().filter(|m| m.target.starts_with(ROOT)) {
             let options = mount.options.to_string_lossy();
-            let found = Hierarchy {
+            let mut found = Hierarchy {
+                base: String::new(),
                 mount: mount.target.clone(),
                 unified: mount.fs_type == "cgroup2",
                 controllers: match mount.fs_type.as_str() {
@@ -90,6 +96,7 @@ impl Cgroups {
                     _ => continue,
                 },
             };
+            found.base = slices::base(init, &found.controllers);
             if found.unified && found.mount == Path::new(ROOT) {
                 version = Version::V2;
                 hierarchies = vec![found];
@@ -105,7 +112,7 @@ impl Cgroups {
             version,
             hierarchies,
             holders: Mutex::default(),
-            slices: Slices::detect(),
+            slices: Slices::new(),
         }
     }
 
@@ -121,12 +128,6 @@ impl Cgroups {
             Version::V2 => true,
         };
         self.hierarchies.iter().find(has).map(|h| below(h, path))
-    }
-
-    /// [`PodCgroup::new`], with systemd's slices where this machine's systemd has them (which differs
-    /// only where it runs in a container).
-    pub fn pod(&self, driver: Driver, cgroup_parent: &str) -> Result<PodCgroup, ParentError> {
-        PodCgroup::below(&self.slices.base, driver, cgroup_parent)
     }
 
     /// Makes the pod's cgroup where it is missing, and notes that pod `id` uses it. `limits` apply to
@@ -315,17 +316,28 @@ impl Cgroups {
                     .try_for_each(|f| remove_if_empty(&f))
             }
             Driver::Systemd => {
-                let mut empty = Vec::new();
+                let (mut stop, mut swept) = (Vec::new(), Vec::new());
                 for level in unused {
                     let slice = level.rsplit('/').next().unwrap_or(level);
-                    if !self.slices.is_nobodys(slice)
-                        || !self.pids_by(&["name=systemd"], level)?.is_empty()
-                    {
+                    if self.slices.is_somebodys(slice) {
                         break;
                     }
-                    empty.push(slice);
+                    swept.push(level);
+                    let own = &["name=systemd"];
+                    if slices::is_perpetual(slice) || !self.pids_by(own, level)?.is_empty() {
+                        break;
+                    }
+                    stop.push(slice);
                 }
-                self.slices.stop(&empty)
+                self.slices.stop(&stop)?;
+                // On version 1 systemd knows nothing of what the runtime made in other hierarchies.
+                let others = |h: &&Hierarchy| !h.unified && h.controllers != ["name=systemd"];
+                for hierarchy in self.hierarchies.iter().filter(others) {
+                    for level in &swept {
+                        remove_if_empty(&below(hierarchy, level))?;
+                    }
+                }
+                Ok(())
             }
         }
     }
@@ -346,7 +358,11 @@ fn is_controller(option: &&str) -> bool {
 }
 
 fn below(hierarchy: &Hierarchy, path: &str) -> PathBuf {
-    hierarchy.mount.join(path.trim_start_matches('/'))
+    let mount = &hierarchy.mount;
+    match slices::is_systemds(path) {
+        true => mount.join(format!("{}{path}", hierarchy.base).trim_start_matches('/')),
+        false => mount.join(path.trim_start_matches('/')),
+    }
 }
 
 /// `/a/b/c`: `/a`, `/a/b`, `/a/b/c`; nothing for `/`.

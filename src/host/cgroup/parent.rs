@@ -55,17 +55,7 @@ pub struct PodCgroup {
 
 impl PodCgroup {
     /// From the CRI's `linux.cgroup_parent`; empty means `/ocid`, or `system.slice` under systemd.
-    /// See also [`super::Cgroups::pod`].
     pub fn new(driver: Driver, cgroup_parent: &str) -> Result<Self, ParentError> {
-        Self::below("", driver, cgroup_parent)
-    }
-
-    /// With systemd's own root at `base` (empty, or a path without a slash at its end).
-    pub(super) fn below(
-        base: &str,
-        driver: Driver,
-        cgroup_parent: &str,
-    ) -> Result<Self, ParentError> {
         let malformed = || ParentError::Malformed(cgroup_parent.to_owned());
         let names = cgroup_parent.split('/').filter(|name| !name.is_empty());
         let names: Vec<&str> = names.collect();
@@ -103,7 +93,7 @@ impl PodCgroup {
                 Ok(Self {
                     driver,
                     parent: slice.to_owned(),
-                    path: format!("{base}{path}"),
+                    path,
                 })
             }
         }
@@ -113,7 +103,8 @@ impl PodCgroup {
         self.driver
     }
 
-    /// Absolute path of the pod's cgroup in every hierarchy: `/kubepods.slice/kubepods-pod1.slice`.
+    /// Absolute path of the pod's cgroup, as [`super::Cgroups`] takes it:
+    /// `/kubepods.slice/kubepods-pod1.slice`.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -199,11 +190,6 @@ mod tests {
         assert_eq!(pod.container_path("c1"), "/a.slice/a-b.slice/ocid-c1.scope");
         let root = PodCgroup::new(Systemd, "-.slice").unwrap();
         assert_eq!(root.container_path("c1"), "/ocid-c1.scope");
-        let inner = PodCgroup::below("/box", Systemd, "a.slice").unwrap();
-        assert_eq!(inner.runtime_path("c1"), "a.slice:ocid:c1");
-        assert_eq!(inner.container_path("c1"), "/box/a.slice/ocid-c1.scope");
-        let inner = PodCgroup::below("/box", Cgroupfs, "/a").unwrap();
-        assert_eq!(inner.path(), "/a");
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! empty slice whenever it likes, so a mark on it, as on our own cgroups, would not last.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -34,27 +33,21 @@ const PERPETUAL: [&str; 2] = ["-.slice", "system.slice"];
 /// The machine's systemd; where it does not run, nothing asks for it.
 #[derive(Debug)]
 pub(super) struct Slices {
-    /// The cgroup below which systemd makes its own: `/` unless it is a container's init.
-    pub(super) base: String,
     pub(super) systemctl: OsString,
     pub(super) unit_dirs: Vec<PathBuf>,
 }
 
 impl Slices {
-    pub(super) fn detect() -> Self {
-        // Unreadable: the root, as everywhere but in containers.
-        let cgroups = fs::read_to_string("/proc/1/cgroup").unwrap_or_default();
+    pub(super) fn new() -> Self {
         Self {
-            base: base(&cgroups),
             systemctl: "systemctl".into(),
             unit_dirs: UNIT_DIRS.map(PathBuf::from).into(),
         }
     }
 
-    /// Is this a slice that may go once it is empty?
-    pub(super) fn is_nobodys(&self, slice: &str) -> bool {
-        let has_file = self.unit_dirs.iter().any(|dir| dir.join(slice).exists());
-        slice.ends_with(".slice") && !PERPETUAL.contains(&slice) && !has_file
+    /// Does it have a unit file, or is it no slice at all?
+    pub(super) fn is_somebodys(&self, slice: &str) -> bool {
+        !slice.ends_with(".slice") || self.unit_dirs.iter().any(|dir| dir.join(slice).exists())
     }
 
     /// Stops slices in one call. What does not run is no error.
@@ -68,53 +61,74 @@ impl Slices {
     }
 }
 
-/// From process 1's cgroups: of version 1 its `name=systemd`, else of version 2; systemd itself stands
-/// in `init.scope` below its root. A path that leaves our cgroup namespace counts as the root.
-fn base(cgroups: &str) -> String {
-    let path = |mark: &str| {
-        cgroups
-            .lines()
-            .find_map(|line| Some(line.split_once(mark)?.1))
+pub(super) fn is_perpetual(slice: &str) -> bool {
+    PERPETUAL.contains(&slice)
+}
+
+/// Is this the path of a slice, or of a scope in systemd's root?
+pub(super) fn is_systemds(path: &str) -> bool {
+    let first = path.trim_start_matches('/').split('/').next();
+    first.is_some_and(|name| name.ends_with(".slice") || name.ends_with(".scope"))
+}
+
+/// The cgroup below which systemd, and the runtime with it, make their own in a hierarchy (cgroup2
+/// where there are no controllers): that of process 1, which stands in `init.scope` below it. Empty
+/// but in a container. A path that leaves our cgroup namespace counts as the root.
+pub(super) fn base(cgroups: &str, controllers: &[String]) -> String {
+    let of = |line: &'_ str| -> Option<String> {
+        let (_, rest) = line.split_once(':')?;
+        let (names, path) = rest.split_once(':')?;
+        let same = match controllers {
+            [] => names.is_empty(),
+            all => all.iter().all(|c| names.split(',').any(|n| n == c)),
+        };
+        same.then(|| path.to_owned())
     };
-    let path = path(":name=systemd:")
-        .or_else(|| path("0::"))
-        .unwrap_or("/");
-    let path = path.strip_suffix("/init.scope").unwrap_or(path);
-    match path {
-        "/" => String::new(),
-        path if path.split('/').any(|name| name == "..") => String::new(),
-        path => path.to_owned(),
+    let path = cgroups.lines().find_map(of).unwrap_or_default();
+    let path = path.strip_suffix("/init.scope").unwrap_or(&path);
+    if path == "/" || path.split('/').any(|name| name == "..") {
+        return String::new();
     }
+    path.to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn systemd_is_found_where_it_stands() {
-        assert_eq!(base("0::/init.scope\n"), "");
-        assert_eq!(base("0::/\n"), "");
-        assert_eq!(base("0::/docker/abc/init.scope\n"), "/docker/abc");
-        assert_eq!(base("0::/../../init.scope\n"), "");
-        let hybrid = "9:name=systemd:/box/init.scope\n4:memory:/other\n0::/box/init.scope\n";
-        assert_eq!(base(hybrid), "/box");
-        assert_eq!(base(""), "");
+        let v2 = |text| base(text, &[]);
+        assert_eq!(v2("0::/init.scope\n"), "");
+        assert_eq!(v2("0::/\n"), "");
+        assert_eq!(v2("0::/docker/abc/init.scope\n"), "/docker/abc");
+        assert_eq!(v2("0::/../../init.scope\n"), "");
+        assert_eq!(v2(""), "");
+        let hybrid = "9:name=systemd:/box/init.scope\n4:cpu,cpuacct:/other\n3:pids:/\n0::/b\n";
+        let v1 = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            base(hybrid, &names)
+        };
+        assert_eq!(v1(&["name=systemd"]), "/box");
+        assert_eq!(v1(&["cpu", "cpuacct"]), "/other");
+        assert_eq!(v1(&["pids"]), "");
+        assert_eq!(v1(&[]), "/b");
+        assert!(is_systemds("/a.slice/a-b.slice/ocid-c1.scope") && is_systemds("/ocid-c1.scope"));
+        assert!(!is_systemds("/ocid/ocid-c1") && !is_systemds("/"));
     }
 
     #[test]
     fn a_slice_with_a_unit_file_is_somebodys() {
         let dir = tempfile::tempdir().unwrap();
         let slices = Slices {
-            base: String::new(),
             systemctl: "false".into(),
             unit_dirs: vec![dir.path().to_owned()],
         };
         fs::write(dir.path().join("kubepods.slice"), "").unwrap();
-        assert!(!slices.is_nobodys("kubepods.slice"));
-        assert!(!slices.is_nobodys("system.slice"));
-        assert!(slices.is_nobodys("a-b.slice"));
-        assert!(!slices.is_nobodys("init"), "what systemd stands in");
+        assert!(slices.is_somebodys("kubepods.slice"));
+        assert!(!slices.is_somebodys("a-b.slice"));
+        assert!(slices.is_somebodys("init"), "no slice");
         slices.stop(&[]).unwrap();
         assert!(slices.stop(&["a-b.slice"]).is_err());
     }

@@ -17,28 +17,38 @@ fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
 
 #[test]
 fn the_three_layouts_are_told_apart() {
-    let v2 = Cgroups::from_mounts(&[mounted("cgroup2", ROOT, "rw,nsdelegate")]);
+    let v2 = Cgroups::from_mounts(
+        &[mounted("cgroup2", ROOT, "rw,nsdelegate")],
+        "0::/box/init.scope",
+    );
     assert_eq!((v2.version, v2.hierarchies.len()), (Version::V2, 1));
     assert_eq!(
         v2.folder("memory", "/a/b").unwrap(),
         Path::new("/sys/fs/cgroup/a/b")
     );
+    assert_eq!(
+        v2.folder("memory", "/a.slice").unwrap(),
+        Path::new("/sys/fs/cgroup/box/a.slice")
+    );
 
-    let hybrid = Cgroups::from_mounts(&[
-        mounted("tmpfs", ROOT, "rw"),
-        mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
-        mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
-        mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
-        mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
-        mounted("cgroup", "/elsewhere", "rw,memory"),
-    ]);
+    let hybrid = Cgroups::from_mounts(
+        &[
+            mounted("tmpfs", ROOT, "rw"),
+            mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
+            mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
+            mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
+            mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
+            mounted("cgroup", "/elsewhere", "rw,memory"),
+        ],
+        "",
+    );
     assert_eq!((hybrid.version, hybrid.hierarchies.len()), (Version::V1, 3));
     assert_eq!(
         hybrid.folder("cpuacct", "/a").unwrap(),
         Path::new("/sys/fs/cgroup/cpu,cpuacct/a")
     );
     assert_eq!(hybrid.folder("memory", "/a"), None);
-    assert!(Cgroups::from_mounts(&[]).hierarchies.is_empty());
+    assert!(Cgroups::from_mounts(&[], "").hierarchies.is_empty());
 }
 
 #[test]
@@ -256,6 +266,19 @@ fn an_empty_slice_of_nobodys_is_stopped() {
     scratch.cgroups.release("two", &system).unwrap();
     assert_eq!(calls(), both);
     assert!(scratch.exists(&scratch.top));
+
+    // What the runtime left beside systemd's own hierarchies goes.
+    let mut children = std::mem::take(&mut scratch.children);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    scratch.cgroups.release("two", &pod).unwrap();
+    for hierarchy in &scratch.cgroups.hierarchies {
+        let is_systemds = hierarchy.unified || hierarchy.controllers == ["name=systemd"];
+        let folder = below(hierarchy, &scratch.top);
+        assert_eq!(folder.exists(), is_systemds, "{}", folder.display());
+    }
 }
 
 /// An executable script. Another process writes it: a child of another test's thread, between fork
