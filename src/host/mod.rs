@@ -3,6 +3,7 @@
 //!
 //! The only part with `unsafe`, allowed file by file. Nothing here knows of plans or pods.
 
+pub mod apt;
 pub mod bridge;
 pub mod cgroup;
 pub mod clock;

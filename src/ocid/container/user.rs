@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::config::{ContainerSecurity, GroupsPolicy};
 use super::error::SpecError;
 use crate::host::rooted::Rooted;
@@ -11,7 +13,7 @@ use crate::host::users::{self, Group, Passwd};
 const LARGEST_FILE: u64 = 16 << 20;
 
 /// A user as the kernel knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedUser {
     pub uid: u32,
     pub gid: u32,
