@@ -3,3 +3,4 @@
 pub mod manual;
 pub mod ocic;
 pub mod output;
+pub mod setup;

@@ -62,6 +62,20 @@ pub fn remove(name: &str) -> io::Result<bool> {
     }
 }
 
+/// Removes the bridge `name` unless interfaces are attached to it. True when it was removed; false
+/// when there is none, when it is in use, or when the interface is no bridge.
+pub fn remove_unused(name: &str) -> io::Result<bool> {
+    let attached = Path::new("/sys/class/net").join(name).join("brif");
+    match std::fs::read_dir(attached) {
+        Ok(mut attached) => match attached.next() {
+            None => remove(name),
+            Some(_) => Ok(false),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +125,13 @@ mod tests {
                 "other",
             ]);
             assert!(exists("br-sample"));
+            ip(&["link", "set", "other", "master", "br-sample"]);
+            assert!(!remove_unused("br-sample").unwrap(), "in use");
+            ip(&["link", "set", "other", "nomaster"]);
+            assert!(!remove_unused("veth-sample").unwrap(), "no bridge");
+            assert!(remove_unused("br-sample").unwrap());
+            assert!(!remove_unused("br-sample").unwrap());
+            ip(&["link", "add", "br-sample", "type", "bridge"]);
             assert!(remove("br-sample").unwrap());
             assert!(!exists("br-sample"));
             assert!(!remove("br-sample").unwrap());

@@ -3,6 +3,7 @@
 //!
 //! The only part with `unsafe`, allowed file by file. Nothing here knows of plans or pods.
 
+pub mod apt;
 pub mod bridge;
 pub mod cgroup;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod inotify;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod pages;
 pub mod process;
 pub mod pty;
 pub mod rooted;
