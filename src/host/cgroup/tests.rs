@@ -1,6 +1,8 @@
 use super::*;
+use crate::host::command::Command;
 use crate::host::namespace::tests::with_private_mounts;
 use nix::mount::MsFlags;
+use std::ffi::OsString;
 use std::process::{Child, Command as Process};
 
 fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
@@ -15,32 +17,38 @@ fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
 
 #[test]
 fn the_three_layouts_are_told_apart() {
-    let v2 = Cgroups::from_mounts(&[mounted("cgroup2", ROOT, "rw,nsdelegate")]);
+    let v2 = Cgroups::from_mounts(
+        &[mounted("cgroup2", ROOT, "rw,nsdelegate")],
+        "0::/box/init.scope",
+    );
     assert_eq!((v2.version, v2.hierarchies.len()), (Version::V2, 1));
     assert_eq!(
         v2.folder("memory", "/a/b").unwrap(),
         Path::new("/sys/fs/cgroup/a/b")
     );
+    assert_eq!(
+        v2.folder("memory", "/a.slice").unwrap(),
+        Path::new("/sys/fs/cgroup/box/a.slice")
+    );
 
-    let hybrid = Cgroups::from_mounts(&[
-        mounted("tmpfs", ROOT, "rw"),
-        mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
-        mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
-        mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
-        mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
-        mounted("cgroup", "/elsewhere", "rw,memory"),
-    ]);
+    let hybrid = Cgroups::from_mounts(
+        &[
+            mounted("tmpfs", ROOT, "rw"),
+            mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
+            mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
+            mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
+            mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
+            mounted("cgroup", "/elsewhere", "rw,memory"),
+        ],
+        "",
+    );
     assert_eq!((hybrid.version, hybrid.hierarchies.len()), (Version::V1, 3));
     assert_eq!(
         hybrid.folder("cpuacct", "/a").unwrap(),
         Path::new("/sys/fs/cgroup/cpu,cpuacct/a")
     );
     assert_eq!(hybrid.folder("memory", "/a"), None);
-    assert_eq!(
-        hybrid.for_processes().next().unwrap().controllers,
-        ["name=systemd"]
-    );
-    assert!(Cgroups::from_mounts(&[]).hierarchies.is_empty());
+    assert!(Cgroups::from_mounts(&[], "").hierarchies.is_empty());
 }
 
 #[test]
@@ -219,47 +227,58 @@ fn limits_or_nothing(layout: &str) {
 }
 
 #[test]
-fn a_slice_that_was_missing_is_started_and_stopped() {
+fn an_empty_slice_of_nobodys_is_stopped() {
     let mut scratch = Scratch::new("slices");
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("calls");
     let top = format!("ocidtest{}", std::process::id());
     scratch.top = format!("/{top}.slice");
-    // What systemd does with its cgroups, in one of the hierarchies.
-    let mount = scratch.cgroups.hierarchies[0].mount.display().to_string();
-    let slice = format!("{mount}/{top}.slice");
-    scratch.cgroups.systemctl = script(
-        dir.path(),
-        &format!(
-            "echo \"$*\" >> {}\ncase \"$1 $3\" in\n\
-             start*) mkdir -p {slice}/{top}-a.slice;;\n\
-             stop*-a.slice) rmdir {slice}/{top}-a.slice;;\n\
-             stop*) rmdir {slice};;\nesac\n",
-            log.display()
-        ),
-    );
+    let echo = format!("echo \"$*\" >> {}", log.display());
+    scratch.cgroups.slices.systemctl = script(dir.path(), &echo);
+    scratch.cgroups.slices.unit_dirs = vec![dir.path().to_owned()];
     let calls = || fs::read_to_string(&log).unwrap_or_default();
     let pod = PodCgroup::new(Driver::Systemd, &format!("{top}-a.slice")).unwrap();
     let none = Limits::default();
     scratch.cgroups.make("one", &pod, &none).unwrap();
     scratch.cgroups.make("two", &pod, &none).unwrap();
-    assert_eq!(calls(), format!("start -- {top}-a.slice\n"), "once");
+    assert!(
+        !scratch.exists(&scratch.top),
+        "a slice is systemd's to make"
+    );
     scratch.cgroups.release("one", &pod).unwrap();
-    assert!(Path::new(&slice).exists());
+    assert_eq!(calls(), "", "the other pod's, too");
     scratch.cgroups.release("two", &pod).unwrap();
-    assert!(!Path::new(&slice).exists());
-    let all = format!("start -- {top}-a.slice\nstop -- {top}-a.slice\nstop -- {top}.slice\n");
-    assert_eq!(calls(), all);
+    let both = format!("stop -- {top}-a.slice {top}.slice\n");
+    assert_eq!(calls(), both);
 
-    // One that was there is none of ours: neither started nor stopped.
-    let there = PodCgroup::new(Driver::Systemd, "-.slice").unwrap();
-    scratch.cgroups.make("one", &there, &none).unwrap();
-    fs::create_dir_all(format!("{slice}/{top}-a.slice")).unwrap();
-    scratch.cgroups.make("two", &pod, &none).unwrap();
-    scratch.cgroups.release("one", &there).unwrap();
+    // With a unit file it is kubelet's or an administrator's.
+    fs::write(dir.path().join(format!("{top}-a.slice")), "").unwrap();
     scratch.cgroups.release("two", &pod).unwrap();
-    assert!(Path::new(&slice).exists());
-    assert_eq!(calls(), all);
+    // With a process in it, in use.
+    fs::remove_file(dir.path().join(format!("{top}-a.slice"))).unwrap();
+    for hierarchy in &scratch.cgroups.hierarchies {
+        fs::create_dir_all(below(hierarchy, pod.path())).unwrap();
+    }
+    scratch.process(pod.path());
+    scratch.cgroups.release("two", &pod).unwrap();
+    // And systemd's own never end.
+    let system = PodCgroup::new(Driver::Systemd, "").unwrap();
+    scratch.cgroups.release("two", &system).unwrap();
+    assert_eq!(calls(), both);
+    assert!(scratch.exists(&scratch.top));
+
+    // What the runtime left beside systemd's own hierarchies goes.
+    let mut children = std::mem::take(&mut scratch.children);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    scratch.cgroups.release("two", &pod).unwrap();
+    for hierarchy in &scratch.cgroups.hierarchies {
+        let is_systemds = hierarchy.unified || hierarchy.controllers == ["name=systemd"];
+        let folder = below(hierarchy, &scratch.top);
+        assert_eq!(folder.exists(), is_systemds, "{}", folder.display());
+    }
 }
 
 /// An executable script. Another process writes it: a child of another test's thread, between fork

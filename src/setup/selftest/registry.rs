@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -27,8 +28,8 @@ pub struct Registry {
 
 struct Blobs {
     tag: String,
-    manifest: (String, Vec<u8>),
-    others: Vec<(String, Vec<u8>)>,
+    manifest: (String, Bytes),
+    others: Vec<(String, Bytes)>,
 }
 
 impl Registry {
@@ -36,7 +37,7 @@ impl Registry {
     pub async fn start(image: TestImage, tag: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let address = listener.local_addr()?;
-        let named = |blob: Vec<u8>| (digest(&blob), blob);
+        let named = |blob: Vec<u8>| (digest(&blob), Bytes::from(blob));
         let blobs = Arc::new(Blobs {
             tag: tag.to_owned(),
             manifest: named(image.manifest),
@@ -85,12 +86,12 @@ async fn blob(State(blobs): State<Arc<Blobs>>, Path(wanted): Path<String>) -> Re
     }
 }
 
-fn found(media_type: &str, digest: &str, bytes: &[u8]) -> Response {
+fn found(media_type: &str, digest: &str, bytes: &Bytes) -> Response {
     let headers = [
         (header::CONTENT_TYPE.as_str(), media_type),
         ("docker-content-digest", digest),
     ];
-    (headers, bytes.to_owned()).into_response()
+    (headers, bytes.clone()).into_response()
 }
 
 fn missing(code: &str) -> Response {
