@@ -1,1 +1,15 @@
-//! Containers: what the CRI asks for, turned into an OCI runtime specification.
+//! Containers: what the CRI asks for, turned into an OCI runtime specification, and the way from
+//! CreateContainer to removal.
+
+pub mod create;
+pub mod exec;
+pub mod exit;
+pub mod remove;
+pub mod start;
+pub mod stop;
+
+use super::state::live::Live;
+use super::state::record::ContainerRecord;
+
+/// A container that lives.
+pub type Container = Live<ContainerRecord>;
