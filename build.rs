@@ -23,6 +23,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".runtime.v1.ExecSyncResponse.stderr",
             "#[serde(with = \"crate::cri::text\")]",
         )
+        // The names in configs that are not snake_case stand in JSON as they are.
+        .field_attribute(
+            ".runtime.v1.Mount.uidMappings",
+            "#[serde(rename = \"uidMappings\")]",
+        )
+        .field_attribute(
+            ".runtime.v1.Mount.gidMappings",
+            "#[serde(rename = \"gidMappings\")]",
+        )
+        .field_attribute(
+            ".runtime.v1.ContainerConfig.CDI_devices",
+            "#[serde(rename = \"CDI_devices\")]",
+        )
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod command;
+pub(crate) mod context;
 pub mod fs;
 pub mod mount;
 pub mod namespace;

@@ -1,0 +1,384 @@
+//! What the command lines print: data (tables, JSON, ids) on stdout, everything said about it on
+//! stderr, readable without colour.
+//!
+//! Printing never panics: a reader that has gone (`ocic pod list | head -1`) is an error that
+//! [`is_gone`] recognises, and stderr that cannot be written to is nobody's to tell.
+
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// The form of the data on stdout.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people: columns, or lines
+    #[default]
+    Table,
+    /// For programs: one JSON document
+    Json,
+}
+
+/// Whether a stream takes colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    colour: bool,
+}
+
+/// The few colours we use, by meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Error,
+    Warning,
+    Hint,
+    Good,
+    Strong,
+}
+
+impl Style {
+    pub const PLAIN: Self = Self { colour: false };
+
+    /// Colour only on a terminal that can show it, and not against `NO_COLOR` (<https://no-color.org>:
+    /// set and not empty).
+    pub fn detect(terminal: bool, no_color: Option<&str>, term: Option<&str>) -> Self {
+        let refused = no_color.is_some_and(|v| !v.is_empty()) || term == Some("dumb");
+        Self {
+            colour: terminal && !refused,
+        }
+    }
+
+    pub fn stdout() -> Self {
+        Self::of(io::stdout().is_terminal())
+    }
+
+    pub fn stderr() -> Self {
+        Self::of(io::stderr().is_terminal())
+    }
+
+    fn of(terminal: bool) -> Self {
+        let (no_color, term) = (std::env::var("NO_COLOR").ok(), std::env::var("TERM").ok());
+        Self::detect(terminal, no_color.as_deref(), term.as_deref())
+    }
+
+    /// `text` in the colour that means `tone`, or as it is.
+    pub fn paint(self, tone: Tone, text: &str) -> String {
+        if !self.colour {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Error => "1;31",
+            Tone::Warning => "1;33",
+            Tone::Hint => "1;36",
+            Tone::Good => "32",
+            Tone::Strong => "1",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Rows under headings. The last column is never padded, so nothing trails.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    heads: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub fn new(heads: &[&str]) -> Self {
+        Self {
+            heads: heads.iter().map(|&h| h.to_owned()).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Lines of `name  value`, without headings.
+    pub fn details() -> Self {
+        Self::default()
+    }
+
+    /// Adds a row; cells may come from elsewhere, so control characters are shown, not obeyed.
+    pub fn row<I>(&mut self, cells: I)
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let cells = cells.into_iter().map(|c| visible(&c.into())).collect();
+        self.rows.push(cells);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = || {
+            let heads = Some(&self.heads).filter(|h| !h.is_empty());
+            heads.into_iter().chain(&self.rows)
+        };
+        let mut widths: Vec<usize> = Vec::new();
+        for line in lines() {
+            for (column, cell) in line.iter().enumerate() {
+                let width = cell.chars().count();
+                match widths.get_mut(column) {
+                    Some(widest) => *widest = width.max(*widest),
+                    None => widths.push(width),
+                }
+            }
+        }
+        for line in lines() {
+            let mut text = String::new();
+            for (cell, width) in line.iter().zip(&widths) {
+                write!(text, "{cell:width$}  ")?;
+            }
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Shows control characters instead of sending them to the terminal: names, labels and messages come
+/// from whoever made the pod.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A command's two streams. Data goes to stdout in the chosen [`Format`], the rest to stderr.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    pub format: Format,
+    style: Style,
+}
+
+impl Output {
+    /// The process's own stdout and stderr.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            style: Style::stderr(),
+        }
+    }
+
+    /// The style of stderr.
+    pub fn style(&self) -> Style {
+        self.style
+    }
+
+    /// A table, or `value` as JSON, as the user asked for.
+    pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce() -> Table) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.json(value),
+            Format::Table => self.text(&table().to_string()),
+        }
+    }
+
+    /// One indented JSON document.
+    pub fn json<T: Serialize>(&self, value: &T) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
+        bytes.push(b'\n');
+        self.bytes(&bytes)
+    }
+
+    /// One line of data, e.g. an id that a script captures.
+    pub fn line(&self, text: &str) -> io::Result<()> {
+        self.text(&format!("{text}\n"))
+    }
+
+    /// Data as it is.
+    pub fn text(&self, text: &str) -> io::Result<()> {
+        self.bytes(text.as_bytes())
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut to = io::stdout().lock();
+        to.write_all(bytes)?;
+        to.flush()
+    }
+
+    /// What is being done, on stderr.
+    pub fn note(&self, text: &str) {
+        say(&format!("{}\n", visible(text)));
+    }
+
+    pub fn warning(&self, text: &str) {
+        say(&labelled(self.style, Tone::Warning, "warning", text));
+    }
+
+    pub fn hint(&self, text: &str) {
+        say(&labelled(self.style, Tone::Hint, "hint", text));
+    }
+
+    /// An error with its causes, and the command that helps.
+    pub fn error(&self, error: &dyn Error, hint: Option<&str>) {
+        say(&describe(self.style, error, hint));
+    }
+}
+
+fn say(text: &str) {
+    // There is no third stream to complain on.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// `label: text`, with the label in its colour.
+pub fn labelled(style: Style, tone: Tone, label: &str, text: &str) -> String {
+    let label = style.paint(tone, label);
+    format!(
+        "{label}{} {}\n",
+        style.paint(Tone::Strong, ":"),
+        visible_lines(text)
+    )
+}
+
+/// The lines that report an error: the act that failed, each cause below it, and a hint.
+///
+/// A cause that its parent already quotes at its end is not repeated.
+pub fn describe(style: Style, error: &dyn Error, hint: Option<&str>) -> String {
+    let mut last = error.to_string();
+    let mut text = labelled(style, Tone::Error, "error", &last);
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !last.ends_with(&said) {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "  caused by: {}", visible_lines(&said));
+            last = said;
+        }
+        next = cause.source();
+    }
+    if let Some(hint) = hint {
+        text.push_str(&labelled(style, Tone::Hint, "hint", hint));
+    }
+    text
+}
+
+/// Keeps line breaks (the tail of a command's stderr has some), indented under their first line.
+fn visible_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(visible).collect();
+    lines.join("\n    ")
+}
+
+/// Is this the error of writing to a reader that has gone? Then there is nothing to say.
+pub fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// `7s`, `12m`, `3h`, `5d`: how long ago, in the largest unit.
+pub fn age(since: Duration) -> String {
+    let seconds = since.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// `512 B`, `1.5 kB`, `116.2 MB`: powers of 1000, as registries and disks count.
+pub fn size(bytes: u64) -> String {
+    let mut unit = "B";
+    // Exact below 2^53, and a rounded digit above.
+    let mut value = bytes as f64;
+    for larger in ["kB", "MB", "GB", "TB", "PB"] {
+        if value < 999.95 {
+            break;
+        }
+        value /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indoc::indoc;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("start the pod")]
+    struct Outer(#[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("plugin `bridge` failed: {0}")]
+    struct Inner(#[source] io::Error);
+
+    #[test]
+    fn an_error_is_followed_by_its_causes_and_the_hint() {
+        let error = Outer(Inner(io::Error::other("no iptables")));
+        let text = describe(Style::PLAIN, &error, Some("apt install `iptables`"));
+        assert_eq!(
+            text,
+            indoc! {"
+                error: start the pod
+                  caused by: plugin `bridge` failed: no iptables
+                hint: apt install `iptables`
+            "}
+        );
+    }
+
+    #[test]
+    fn a_message_cannot_drive_the_terminal() {
+        let error = io::Error::other("\x1b[2Jgone\nsecond line");
+        let text = describe(Style::PLAIN, &error, None);
+        assert_eq!(text, "error: \\u{1b}[2Jgone\n    second line\n");
+    }
+
+    #[test]
+    fn columns_line_up_and_nothing_trails() {
+        let mut table = Table::new(&["ID", "NAME", "STATE"]);
+        table.row(["0123", "redis", "running"]);
+        table.row(["4", "a\tb", ""]);
+        let expected = "ID    NAME   STATE\n0123  redis  running\n4     a\\tb\n";
+        assert_eq!(table.to_string(), expected);
+        assert_eq!(Table::new(&["ID"]).to_string(), "ID\n");
+        assert_eq!(Table::details().to_string(), "");
+    }
+
+    #[test]
+    fn colour_needs_a_terminal_that_wants_it() {
+        let on = |terminal, no_color, term| Style::detect(terminal, no_color, term).colour;
+        assert!(on(true, None, Some("xterm")));
+        assert!(on(true, Some(""), None));
+        assert!(!on(true, Some("1"), Some("xterm")));
+        assert!(!on(true, None, Some("dumb")));
+        assert!(!on(false, None, Some("xterm")));
+        let style = Style { colour: true };
+        assert_eq!(style.paint(Tone::Good, "ok"), "\x1b[32mok\x1b[0m");
+        assert_eq!(Style::PLAIN.paint(Tone::Good, "ok"), "ok");
+    }
+
+    #[test]
+    fn sizes_and_ages_in_the_largest_unit() {
+        let sizes = [0, 999, 1000, 999_949, 999_950, 116_200_000, u64::MAX];
+        let shown: Vec<_> = sizes.into_iter().map(size).collect();
+        let expected = [
+            "0 B",
+            "999 B",
+            "1.0 kB",
+            "999.9 kB",
+            "1.0 MB",
+            "116.2 MB",
+            "18446.7 PB",
+        ];
+        assert_eq!(shown, expected);
+        let ages = [0, 59, 60, 3_599, 3_600, 86_399, 86_400, 864_000];
+        let shown: Vec<_> = ages.map(|s| age(Duration::from_secs(s))).into();
+        assert_eq!(shown, ["0s", "59s", "1m", "59m", "1h", "23h", "1d", "10d"]);
+    }
+}

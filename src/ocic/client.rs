@@ -1,0 +1,487 @@
+//! The CRI over a unix socket, one thin method per RPC.
+//!
+//! Every call has a time limit. Calls that by nature last as long as something else does (a grace
+//! period, a command's own limit) get that on top of it; a pull, which lasts as long as the network
+//! needs, has none.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::cri::v1::image_service_client::ImageServiceClient;
+use crate::cri::v1::runtime_service_client::RuntimeServiceClient;
+use crate::cri::v1::{
+    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusRequest,
+    ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, Image,
+    ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec, ImageStatusRequest,
+    ImageStatusResponse, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
+    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatusRequest,
+    PodSandboxStatusResponse, PullImageRequest, RemoveContainerRequest, RemoveImageRequest,
+    RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfigRequest,
+    RuntimeConfigResponse, StartContainerRequest, StatusRequest, StatusResponse,
+    StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
+};
+
+/// Where `ocid` listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/ocid/ocid.sock";
+
+/// The largest answer accepted: an ExecSync may carry 16 MiB of stdout and as much of stderr, which
+/// is far above gRPC's own default of 4 MiB.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// The API version that a CRI client asks for (the field has no other defined value).
+const API_VERSION: &str = "v1";
+
+/// Why a call did not give an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens on the socket, or we may not open it.
+    #[error("connect to `{}`", .socket.display())]
+    Connect { socket: PathBuf, source: io::Error },
+    /// The socket accepted us, but HTTP/2 did not come up on it.
+    #[error("speak gRPC on `{}`", .socket.display())]
+    Handshake {
+        socket: PathBuf,
+        source: tonic::transport::Error,
+    },
+    #[error("no connection to `{}` within {limit:?}", .socket.display())]
+    ConnectTimedOut { socket: PathBuf, limit: Duration },
+    /// The daemon answered with a gRPC error of its own.
+    #[error("{rpc}: {} (code {:?})", .status.message(), .status.code())]
+    Refused { rpc: &'static str, status: Status },
+    /// The connection broke before the answer came: whether the daemon did it is unknown.
+    #[error("{rpc}: the connection to the daemon broke: {detail}")]
+    Broken { rpc: &'static str, detail: String },
+    /// No answer in time: whether the daemon does it yet is unknown.
+    #[error("{rpc}: no answer within {limit:?}")]
+    TimedOut { rpc: &'static str, limit: Duration },
+    /// An answer that lacks what the CRI promises.
+    #[error("{rpc}: the answer has no `{field}`")]
+    Incomplete {
+        rpc: &'static str,
+        field: &'static str,
+    },
+}
+
+impl ClientError {
+    /// The gRPC code, where the daemon gave one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused { status, .. } => Some(status.code()),
+            _ => None,
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { socket, source } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    Some("the socket is open to root and its group: try with `sudo`".to_owned())
+                }
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(format!(
+                    "is the daemon running? `systemctl status ocid`; `ocid --debug` runs it in the \
+                     foreground; `--socket PATH` names another socket than `{}`",
+                    socket.display()
+                )),
+                _ => None,
+            },
+            Self::Handshake { .. } => {
+                Some("is this the socket of a CRI v1 daemon? `--socket PATH` names another".into())
+            }
+            Self::ConnectTimedOut { .. } | Self::TimedOut { .. } => Some(
+                "`journalctl -u ocid` tells what the daemon does; `--limit` waits longer".into(),
+            ),
+            Self::Broken { .. } => Some("see `journalctl -u ocid`, then try again".into()),
+            Self::Refused { .. } | Self::Incomplete { .. } => None,
+        }
+    }
+}
+
+/// A connection to a CRI daemon. Cheap to clone; clones share the connection, which is made anew
+/// when the daemon has restarted.
+#[derive(Debug, Clone)]
+pub struct Client {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    limit: Duration,
+}
+
+type Answer<T> = Result<T, ClientError>;
+
+impl Client {
+    /// Connects to the daemon's socket; `limit` bounds that, and each call afterwards.
+    pub async fn connect(socket: &Path, limit: Duration) -> Answer<Self> {
+        let channel = match tokio::time::timeout(limit, open(socket)).await {
+            Ok(opened) => opened?,
+            Err(_) => {
+                let socket = socket.to_owned();
+                return Err(ClientError::ConnectTimedOut { socket, limit });
+            }
+        };
+        Ok(Self {
+            runtime: RuntimeServiceClient::new(channel.clone())
+                .max_decoding_message_size(LARGEST_ANSWER),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER),
+            limit,
+        })
+    }
+
+    /// The same connection with another time limit per call.
+    pub fn with_limit(&self, limit: Duration) -> Self {
+        Self {
+            limit,
+            ..self.clone()
+        }
+    }
+
+    /// The generated client, for an RPC that has no method here.
+    pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        self.runtime.clone()
+    }
+
+    /// The generated client of the image service.
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        self.images.clone()
+    }
+
+    pub async fn version(&self) -> Answer<VersionResponse> {
+        let request = VersionRequest {
+            version: API_VERSION.to_owned(),
+        };
+        let mut to = self.runtime();
+        within("Version", Some(self.limit), to.version(request)).await
+    }
+
+    /// Conditions (`RuntimeReady`, `NetworkReady`), runtime handlers; with `verbose` also `info`.
+    pub async fn status(&self, verbose: bool) -> Answer<StatusResponse> {
+        let mut to = self.runtime();
+        let request = StatusRequest { verbose };
+        within("Status", Some(self.limit), to.status(request)).await
+    }
+
+    /// Which cgroup driver the daemon uses.
+    pub async fn runtime_config(&self) -> Answer<RuntimeConfigResponse> {
+        let mut to = self.runtime();
+        let call = to.runtime_config(RuntimeConfigRequest {});
+        within("RuntimeConfig", Some(self.limit), call).await
+    }
+
+    /// Returns the new pod's id. An empty `handler` means the daemon's default runtime.
+    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Answer<String> {
+        let request = RunPodSandboxRequest {
+            config: Some(config),
+            runtime_handler: handler.to_owned(),
+        };
+        let mut to = self.runtime();
+        let call = to.run_pod_sandbox(request);
+        let answer = within("RunPodSandbox", Some(self.limit), call).await?;
+        filled("RunPodSandbox", "pod_sandbox_id", answer.pod_sandbox_id)
+    }
+
+    /// Stops a pod and its containers; succeeds on an unknown id.
+    pub async fn stop_pod_sandbox(&self, id: &str) -> Answer<()> {
+        let pod_sandbox_id = id.to_owned();
+        let mut to = self.runtime();
+        let call = to.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id });
+        within("StopPodSandbox", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    /// Removes a pod and its containers; succeeds on an unknown id.
+    pub async fn remove_pod_sandbox(&self, id: &str) -> Answer<()> {
+        let pod_sandbox_id = id.to_owned();
+        let mut to = self.runtime();
+        let call = to.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id });
+        within("RemovePodSandbox", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    pub async fn pod_sandbox_status(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let pod_sandbox_id = id.to_owned();
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id,
+            verbose,
+        };
+        let mut to = self.runtime();
+        let call = to.pod_sandbox_status(request);
+        within("PodSandboxStatus", Some(self.limit), call).await
+    }
+
+    pub async fn list_pod_sandboxes(
+        &self,
+        filter: Option<PodSandboxFilter>,
+    ) -> Answer<Vec<PodSandbox>> {
+        let mut to = self.runtime();
+        let call = to.list_pod_sandbox(ListPodSandboxRequest { filter });
+        let answer = within("ListPodSandbox", Some(self.limit), call).await?;
+        Ok(answer.items)
+    }
+
+    /// Returns the new container's id. `sandbox` is the config that the pod was made from, as the
+    /// CRI wants it repeated.
+    pub async fn create_container(
+        &self,
+        pod: &str,
+        config: ContainerConfig,
+        sandbox: PodSandboxConfig,
+    ) -> Answer<String> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox),
+        };
+        let mut to = self.runtime();
+        let call = to.create_container(request);
+        let answer = within("CreateContainer", Some(self.limit), call).await?;
+        filled("CreateContainer", "container_id", answer.container_id)
+    }
+
+    pub async fn start_container(&self, id: &str) -> Answer<()> {
+        let container_id = id.to_owned();
+        let mut to = self.runtime();
+        let call = to.start_container(StartContainerRequest { container_id });
+        within("StartContainer", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    /// Sends the stop signal, and kills after `grace` (whole seconds; a started one counts). Succeeds
+    /// on an unknown id.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Answer<()> {
+        let request = StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout: whole_seconds(grace),
+        };
+        let limit = self.limit.saturating_add(grace);
+        let mut to = self.runtime();
+        within("StopContainer", Some(limit), to.stop_container(request)).await?;
+        Ok(())
+    }
+
+    /// Removes a container, running or not; succeeds on an unknown id.
+    pub async fn remove_container(&self, id: &str) -> Answer<()> {
+        let container_id = id.to_owned();
+        let mut to = self.runtime();
+        let call = to.remove_container(RemoveContainerRequest { container_id });
+        within("RemoveContainer", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    pub async fn container_status(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Answer<ContainerStatusResponse> {
+        let request = ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose,
+        };
+        let mut to = self.runtime();
+        let call = to.container_status(request);
+        within("ContainerStatus", Some(self.limit), call).await
+    }
+
+    pub async fn list_containers(&self, filter: Option<ContainerFilter>) -> Answer<Vec<Container>> {
+        let mut to = self.runtime();
+        let call = to.list_containers(ListContainersRequest { filter });
+        let answer = within("ListContainers", Some(self.limit), call).await?;
+        Ok(answer.containers)
+    }
+
+    /// After a rotation: the daemon closes the old log file and makes a new one.
+    pub async fn reopen_container_log(&self, id: &str) -> Answer<()> {
+        let container_id = id.to_owned();
+        let mut to = self.runtime();
+        let call = to.reopen_container_log(ReopenContainerLogRequest { container_id });
+        within("ReopenContainerLog", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    /// Runs `command` in a container to its end. Past `timeout` (whole seconds; a started one counts;
+    /// `None` has no limit at all) the daemon kills it and answers DeadlineExceeded.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Answer<ExecSyncResponse> {
+        let request = ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: command,
+            timeout: timeout.map_or(0, whole_seconds),
+        };
+        let limit = timeout.map(|t| self.limit.saturating_add(t));
+        let mut to = self.runtime();
+        within("ExecSync", limit, to.exec_sync(request)).await
+    }
+
+    /// Returns the image's reference as the daemon keeps it. Has no time limit.
+    pub async fn pull_image(&self, image: &str, auth: Option<AuthConfig>) -> Answer<String> {
+        let request = PullImageRequest {
+            image: Some(spec(image)),
+            auth,
+            sandbox_config: None,
+        };
+        let mut to = self.images();
+        let answer = within("PullImage", None, to.pull_image(request)).await?;
+        filled("PullImage", "image_ref", answer.image_ref)
+    }
+
+    pub async fn list_images(&self, filter: Option<ImageFilter>) -> Answer<Vec<Image>> {
+        let mut to = self.images();
+        let call = to.list_images(ListImagesRequest { filter });
+        let answer = within("ListImages", Some(self.limit), call).await?;
+        Ok(answer.images)
+    }
+
+    /// `image` in the answer is `None` when the store does not have it.
+    pub async fn image_status(&self, image: &str, verbose: bool) -> Answer<ImageStatusResponse> {
+        let request = ImageStatusRequest {
+            image: Some(spec(image)),
+            verbose,
+        };
+        let mut to = self.images();
+        within("ImageStatus", Some(self.limit), to.image_status(request)).await
+    }
+
+    /// Removes an image with all its names; succeeds when the store does not have it.
+    pub async fn remove_image(&self, image: &str) -> Answer<()> {
+        let image = Some(spec(image));
+        let mut to = self.images();
+        let call = to.remove_image(RemoveImageRequest { image });
+        within("RemoveImage", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    pub async fn image_fs_info(&self) -> Answer<ImageFsInfoResponse> {
+        let mut to = self.images();
+        let call = to.image_fs_info(ImageFsInfoRequest {});
+        within("ImageFsInfo", Some(self.limit), call).await
+    }
+}
+
+/// Connects ourselves first, for an error that says what is wrong with the socket, and hands that
+/// stream to tonic; later connections are tonic's to ask for.
+async fn open(socket: &Path) -> Answer<Channel> {
+    let path: Arc<Path> = Arc::from(socket);
+    let first = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Connect {
+            socket: socket.to_owned(),
+            source,
+        })?;
+    let first = Arc::new(Mutex::new(Some(first)));
+    let connector = tower::service_fn(move |_| {
+        let path = Arc::clone(&path);
+        let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move {
+            match ready {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => UnixStream::connect(&path).await.map(TokioIo::new),
+            }
+        }
+    });
+    // The socket's path would be an invalid `:authority`; servers expect `localhost`.
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|source| ClientError::Handshake {
+            socket: socket.to_owned(),
+            source,
+        })
+}
+
+async fn within<T>(
+    rpc: &'static str,
+    limit: Option<Duration>,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Answer<T> {
+    let answer = match limit {
+        Some(limit) => tokio::time::timeout(limit, call)
+            .await
+            .map_err(|_| ClientError::TimedOut { rpc, limit })?,
+        None => call.await,
+    };
+    answer.map(Response::into_inner).map_err(|status| {
+        // A status that the daemon sent has no source; one that tonic made has the broken connection.
+        match status.source() {
+            Some(source) => ClientError::Broken {
+                rpc,
+                detail: chain(source),
+            },
+            None => ClientError::Refused { rpc, status },
+        }
+    })
+}
+
+/// One line of an error and its sources.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        // Writing to a String does not fail.
+        let _ = write!(text, ": {source}");
+        next = source.source();
+    }
+    text
+}
+
+fn filled(rpc: &'static str, field: &'static str, value: String) -> Answer<String> {
+    if value.is_empty() {
+        Err(ClientError::Incomplete { rpc, field })
+    } else {
+        Ok(value)
+    }
+}
+
+fn spec(image: &str) -> ImageSpec {
+    ImageSpec {
+        image: image.to_owned(),
+        user_specified_image: image.to_owned(),
+        ..ImageSpec::default()
+    }
+}
+
+/// CRI counts in whole seconds, and 0 means something else: 1 ms must not become 0.
+fn whole_seconds(d: Duration) -> i64 {
+    let whole = d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0));
+    i64::try_from(whole).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_started_second_counts() {
+        assert_eq!(whole_seconds(Duration::ZERO), 0);
+        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(whole_seconds(Duration::from_secs(10)), 10);
+        assert_eq!(whole_seconds(Duration::MAX), i64::MAX);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_not_there_is_named_with_a_hint() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("none.sock");
+        let error = Client::connect(&socket, Duration::from_secs(5))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
+        assert!(error.to_string().contains("none.sock"), "{error}");
+        assert!(error.hint().unwrap().contains("ocid"));
+    }
+}

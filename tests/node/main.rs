@@ -1,0 +1,6 @@
+//! The product as a whole, on throwaway machines: the road from a bare machine to the tutorial's redis
+//! pod and back. Needs root, and the distribution's `docker-registry`, `redis-server`, `runc`,
+//! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
+
+mod machines;
+mod support;

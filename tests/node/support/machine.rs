@@ -1,0 +1,346 @@
+//! A throwaway machine per test, made by `machine.sh`: the host's root behind an overlay in memory,
+//! in namespaces and cgroups of its own. A test installs, breaks and kills in it at will; two tests
+//! (or two runs) never meet, and the machine goes, whole, when its [`Machine`] is dropped or dies.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use crio_setup::host::command::{Command, Output};
+use nix::sched::{CloneFlags, setns};
+
+use super::running::Running;
+use super::{binary, repository};
+
+const PREFIX: &str = "crio-setup-test-";
+/// What a login shell of root would have; nothing of the test runner's environment gets in.
+const ENVIRONMENT: [(&str, &str); 3] = [
+    (
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
+    ("HOME", "/root"),
+    ("LANG", "C.UTF-8"),
+];
+/// Joins the cgroups named in its first argument, then becomes the rest.
+const ENTER: &str =
+    r#"for g in $1; do echo $$ >"$g/cgroup.procs" || exit 125; done; shift; exec "$@""#;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub struct Machine {
+    outer: Child,
+    stdin: Option<ChildStdin>,
+    pid: i32,
+    cgroups: Vec<PathBuf>,
+}
+
+impl Machine {
+    /// A machine as the host is, with nothing of the product installed.
+    pub fn start() -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "whole-node tests run as root"
+        );
+        sweep();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{count}", std::process::id());
+        let script = repository().join("tests/node/support/machine.sh");
+        let mut outer = std::process::Command::new("bash")
+            .arg(&script)
+            .args(["outside", &name])
+            .args(foreign_folders()?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start bash")?;
+        let stdin = outer.stdin.take();
+        let stdout = outer.stdout.take().context("no pipe")?;
+        let mut machine = Self {
+            outer,
+            stdin,
+            pid: 0,
+            cgroups: Vec::new(),
+        };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        machine.cgroups = folders_named(&name);
+        ensure!(
+            line.trim() == "ready",
+            "the machine did not come up: see what `machine.sh` printed"
+        );
+        machine.pid = only_child(machine.outer.id())?;
+        Ok(machine)
+    }
+
+    /// A machine with none of the packages that `install` may bring.
+    pub fn bare() -> Result<Self> {
+        let machine = Self::start()?;
+        let brought = [
+            "runc",
+            "containernetworking-plugins",
+            "iptables",
+            "docker.io",
+            "containerd",
+            "crun",
+        ];
+        let present: Vec<&str> = brought
+            .into_iter()
+            .filter(|package| machine.has_package(package))
+            .collect();
+        if !present.is_empty() {
+            let mut argv = vec!["apt-get", "-qq", "-y", "purge"];
+            argv.extend(&present);
+            machine.run(&argv)?;
+        }
+        // Something the host's own packages may have pulled in is no part of a bare machine either.
+        for program in ["runc", "iptables", "dockerd"] {
+            let found = machine.output(&["sh", "-c", &format!("command -v {program}")])?;
+            ensure!(
+                !found.status.success(),
+                "`{program}` is still on the bare machine: {}",
+                String::from_utf8_lossy(&found.stdout)
+            );
+        }
+        Ok(machine)
+    }
+
+    pub fn has_package(&self, package: &str) -> bool {
+        self.run(&["dpkg-query", "-W", "-f", "${db:Status-Status}", package])
+            .is_ok_and(|status| status == "installed")
+    }
+
+    /// A command inside, as root from `/`, with a login shell's environment and a limit of 5 minutes.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let mut command = Command::new("sh")
+            .args(self.entry())
+            .args(argv)
+            .env_clear()
+            .limit(Duration::from_secs(300));
+        for (key, value) in ENVIRONMENT {
+            command = command.env(key, value);
+        }
+        command
+    }
+
+    /// Runs a command inside, whatever its exit status.
+    pub fn output(&self, argv: &[&str]) -> Result<Output> {
+        Ok(self.command(argv).output()?)
+    }
+
+    /// Runs a command inside that must succeed; its standard output, trimmed.
+    pub fn run(&self, argv: &[&str]) -> Result<String> {
+        let output = self.output(argv)?;
+        ensure!(
+            output.status.success(),
+            "`{}`: {}\n{}{}",
+            argv.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Starts a command inside that stays; its output is collected line by line.
+    pub fn spawn(&self, argv: &[&str], env: &[(&str, &str)]) -> Result<Running> {
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(self.entry())
+            .args(argv)
+            .env_clear()
+            .envs(ENVIRONMENT)
+            .envs(env.iter().copied());
+        Running::spawn(command).with_context(|| format!("start `{}`", argv.join(" ")))
+    }
+
+    fn entry(&self) -> Vec<String> {
+        let groups: Vec<String> = self
+            .cgroups
+            .iter()
+            .map(|g| {
+                let init = g.join("init");
+                let g = if init.is_dir() { &init } else { g };
+                g.display().to_string()
+            })
+            .collect();
+        let pid = self.pid.to_string();
+        ["-c", ENTER, "enter", &groups.join(" "), "nsenter", "-t"]
+            .into_iter()
+            .chain([pid.as_str(), "-m", "-n", "-p", "-u", "-i", "-C", "-r", "-w"])
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The host's path of a file inside. An absolute symlink on the way would be the host's.
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        let inside = inside.as_ref();
+        let relative = inside.strip_prefix("/").unwrap_or(inside);
+        Path::new("/proc")
+            .join(self.pid.to_string())
+            .join("root")
+            .join(relative)
+    }
+
+    /// The pid of the machine's init as the host sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The cgroup folder of this machine in each hierarchy.
+    pub fn cgroups(&self) -> &[PathBuf] {
+        &self.cgroups
+    }
+
+    /// Writes a file inside, making its folder.
+    pub fn write(&self, inside: &str, bytes: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+        let path = self.path(inside);
+        let folder = path.parent().context("no folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("create `{}`", folder.display()))?;
+        let mut file =
+            fs::File::create(&path).with_context(|| format!("create `{}`", path.display()))?;
+        file.write_all(bytes.as_ref())?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        Ok(())
+    }
+
+    pub fn read(&self, inside: &str) -> Result<String> {
+        fs::read_to_string(self.path(inside)).with_context(|| format!("read `{inside}` inside"))
+    }
+
+    pub fn exists(&self, inside: &str) -> bool {
+        fs::symlink_metadata(self.path(inside)).is_ok()
+    }
+
+    /// The release binary under the three names, as a link farm outside the folders that `install`
+    /// writes to; returns the path of the one called `name`.
+    pub fn product(&self, name: &str) -> Result<String> {
+        let folder = "/opt/under-test";
+        let target = format!("{folder}/{name}");
+        if !self.exists(&target) {
+            fs::create_dir_all(self.path(folder))?;
+            std::os::unix::fs::symlink(binary(), self.path(&target))?;
+        }
+        Ok(target)
+    }
+
+    /// Runs `action` on a thread inside the machine's network.
+    pub fn inside<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let net = fs::File::open(format!("/proc/{}/ns/net", self.pid))?;
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(net, CloneFlags::CLONE_NEWNET).context("enter the network")?;
+                    action()
+                })
+                .join()
+                .map_err(|_| anyhow::anyhow!("the thread in the machine's network panicked"))?
+        })
+    }
+
+    /// A TCP connection from inside, with a limit of 10 s on each operation.
+    pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        let limit = Duration::from_secs(10);
+        let stream = self.inside(|| {
+            TcpStream::connect_timeout(&to, limit).with_context(|| format!("connect to {to}"))
+        })?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        Ok(stream)
+    }
+
+    /// A listening socket inside that this process serves.
+    pub fn listen(&self, on: SocketAddr) -> Result<TcpListener> {
+        self.inside(|| TcpListener::bind(on).with_context(|| format!("listen on {on}")))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        if let Err(error) = self.outer.wait() {
+            eprintln!("wait for the machine's end: {error}");
+        }
+        for cgroup in &self.cgroups {
+            if let Err(error) = remove_cgroup(cgroup) {
+                eprintln!("remove `{}`: {error}", cgroup.display());
+            }
+        }
+    }
+}
+
+/// Folders that a machine must see although they are not on the root's file system.
+fn foreign_folders() -> Result<BTreeSet<PathBuf>> {
+    let root = fs::metadata("/")?.dev();
+    let binary = binary();
+    let folder = binary.parent().context("the binary has no folder")?;
+    let mut foreign = BTreeSet::new();
+    for path in [repository().as_path(), folder] {
+        if fs::metadata(path)?.dev() != root {
+            foreign.insert(path.to_owned());
+        }
+    }
+    Ok(foreign)
+}
+
+fn only_child(pid: u32) -> Result<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    match children.split_whitespace().next() {
+        Some(child) => Ok(child.parse()?),
+        None => bail!("process {pid} has no child"),
+    }
+}
+
+fn cgroup_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut found = BTreeSet::new();
+    for line in mounts.lines() {
+        let mut fields = line.split(' ').skip(1);
+        if let (Some(dir), Some("cgroup" | "cgroup2")) = (fields.next(), fields.next()) {
+            found.insert(PathBuf::from(dir));
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn folders_named(name: &str) -> Vec<PathBuf> {
+    cgroup_mounts()
+        .into_iter()
+        .map(|mount| mount.join(name))
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+/// Removes a tree of empty cgroups, deepest first.
+fn remove_cgroup(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+/// Removes the cgroups of machines whose test process was killed; those are empty.
+fn sweep() {
+    for mount in cgroup_mounts() {
+        for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name
+                .strip_prefix(PREFIX)
+                .and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // Another run may be at it too, or its last process still ending; the next sweeps.
+                remove_cgroup(&entry.path()).unwrap_or_default();
+            }
+        }
+    }
+}
