@@ -1,0 +1,58 @@
+//! Status.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::cri::v1::{
+    RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus,
+    StatusRequest, StatusResponse,
+};
+use crate::ocid::daemon::Daemon;
+use crate::ocid::error::Result;
+
+pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<StatusResponse> {
+    let network = daemon.network.status().await;
+    let condition = |kind: &str, status, reason: &str, message: &str| RuntimeCondition {
+        r#type: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
+    let runtime = match daemon.runtime("").map(|runtime| runtime.check()) {
+        Ok(Ok(())) => condition("RuntimeReady", true, "", ""),
+        Ok(Err(error)) => condition("RuntimeReady", false, "RuntimeMissing", &error.to_string()),
+        Err(error) => condition("RuntimeReady", false, "NoRuntime", &error.to_string()),
+    };
+    let conditions = vec![
+        runtime,
+        condition("NetworkReady", network.ready, &network.reason, &network.message),
+    ];
+    let default = daemon.config.crio.runtime.default_runtime.as_str();
+    let names = std::iter::once("").chain(daemon.runtimes.keys().map(String::as_str));
+    let handlers = names.map(|name| RuntimeHandler {
+        name: name.to_owned(),
+        features: Some(RuntimeHandlerFeatures::default()),
+    });
+    let mut info = HashMap::new();
+    if request.verbose {
+        let config = serde_json::json!({
+            "root": daemon.root(),
+            "runroot": daemon.runroot(),
+            "defaultRuntime": default,
+            "cgroupManager": format!("{:?}", daemon.config.cgroup_manager()).to_lowercase(),
+            "networkDir": daemon.config.crio.network.network_dir,
+            "pods": daemon.sandboxes.all().len(),
+            "containers": daemon.containers.all().len(),
+        });
+        info.insert("config".to_owned(), config.to_string());
+    }
+    Ok(StatusResponse {
+        status: Some(RuntimeStatus { conditions }),
+        info,
+        runtime_handlers: handlers.collect(),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        }),
+    })
+}
