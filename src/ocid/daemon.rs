@@ -17,7 +17,7 @@ use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
 use super::storage::ImageStore;
-use crate::host::cgroup::CgroupDriver;
+use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 
 /// One daemon: settings, parts, and everything it keeps.
 pub struct Daemon {
@@ -30,6 +30,7 @@ pub struct Daemon {
     pub sandboxes: Table<Sandbox>,
     pub containers: Table<Container>,
     pub names: Names,
+    pub cgroups: Cgroups,
     pub joined: Joined,
     /// Mutating operations; each outlives the call that began it.
     pub tasks: TaskTracker,
@@ -84,11 +85,13 @@ impl Daemon {
         })
     }
 
-    pub fn cgroup_driver(&self) -> CgroupDriver {
-        match self.config.cgroup_manager() {
-            CgroupManager::Systemd => CgroupDriver::Systemd,
-            CgroupManager::Cgroupfs => CgroupDriver::Cgroupfs,
-        }
+    /// The place of a pod's containers in the cgroup tree.
+    pub fn pod_cgroup(&self, cgroup_parent: &str) -> std::result::Result<PodCgroup, Error> {
+        let driver = match self.config.cgroup_manager() {
+            CgroupManager::Systemd => Driver::Systemd,
+            CgroupManager::Cgroupfs => Driver::Cgroupfs,
+        };
+        Ok(PodCgroup::new(driver, cgroup_parent)?)
     }
 
     /// Runs an operation that must come to its end even when its caller goes away.

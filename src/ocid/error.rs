@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::container::spec::SpecError;
 use super::field::FieldError;
 use super::image::ImageError;
+use super::monitor::client::MonitorError;
 use super::network::NetworkError;
 use super::runtime::RuntimeError;
 use super::storage::StorageError;
-use crate::host::cgroup::CgroupError;
+use crate::host::cgroup::ParentError;
 
 /// Shared by everyone who joined the same operation, hence cheap to clone.
 pub type Result<T> = std::result::Result<T, Arc<Error>>;
@@ -39,7 +40,9 @@ pub enum Error {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
-    Cgroup(#[from] CgroupError),
+    CgroupParent(#[from] ParentError),
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     /// A task of ours ended without an answer: a bug, told apart from what users can cause.
     #[error("internal error: {0}")]
     Internal(String),

@@ -1,6 +1,7 @@
 //! `ocid`, the CRI daemon: Kubernetes CRI v1 over a unix socket, through runc and CNI plugins.
 
 pub mod container;
+pub mod field;
 pub mod image;
 pub mod monitor;
 pub mod network;

@@ -9,7 +9,6 @@ use super::Container;
 use super::config::ContainerConfig;
 use super::remove::teardown;
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
-use crate::host::cgroup;
 use crate::host::clock::now_ns;
 use crate::host::fs::write_replace;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
@@ -148,8 +147,7 @@ fn build_spec(
 ) -> std::result::Result<BuiltSpec, Error> {
     let files = Files::of(&daemon.sandbox_run(&pod.id));
     let pinned = pod.pinned(daemon);
-    let parent = &pod.config.cgroup_parent;
-    let cgroups_path = cgroup::container_path(parent, &pod.id, &record.id, daemon.cgroup_driver());
+    let cgroups_path = daemon.pod_cgroup(&pod.config.cgroup_parent)?.runtime_path(&record.id);
     let view = SandboxView {
         id: &pod.id,
         config: &pod.config,

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Containers: what the CRI asks for, turned into an OCI runtime specification, and the way from
 //! CreateContainer to removal.
 
@@ -13,3 +14,14 @@ use super::state::record::ContainerRecord;
 
 /// A container that lives.
 pub type Container = Live<ContainerRecord>;
+=======
+//! Containers: what the CRI asks for, turned into an OCI runtime specification.
+
+pub mod capabilities;
+pub mod config;
+pub mod error;
+pub mod facts;
+pub mod resources;
+pub mod security;
+pub mod signal;
+>>>>>>> main

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Container;
-use crate::host::cgroup;
 use crate::host::process::PidFd;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
@@ -60,12 +59,15 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
 /// The end of init takes everything in its PID namespace along; where that is shared with others, the
 /// rest is found by the container's cgroup.
 fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(), Error> {
-    if record.config.security.namespaces.pid == NamespaceMode::Container {
+    if record.config.pid_mode(daemon) == NamespaceMode::Container {
         return Ok(());
     }
     let Some(sandbox) = daemon.sandboxes.get(&record.sandbox_id) else { return Ok(()) };
-    let parent = sandbox.now().config.cgroup_parent.clone();
-    cgroup::kill_container(&parent, &record.sandbox_id, &record.id, daemon.cgroup_driver())?;
+    let cgroup = daemon.pod_cgroup(&sandbox.now().config.cgroup_parent)?;
+    let path = cgroup.container_path(&record.id);
+    if !daemon.cgroups.kill(&path, KILL_LIMIT).map_err(Error::io("kill everything in", &path))? {
+        tracing::warn!(container = %record.id, cgroup = %path, "killed processes do not end");
+    }
     Ok(())
 }
 

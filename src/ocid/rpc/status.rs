@@ -49,7 +49,7 @@ fn status(error: &Arc<Error>) -> Status {
         Error::Network(_) => Code::Internal,
         Error::Runtime(error) => error.code(),
         Error::Monitor(_) => Code::Unavailable,
-        Error::Cgroup(_) => Code::InvalidArgument,
+        Error::CgroupParent(_) => Code::InvalidArgument,
         Error::Internal(_) => Code::Internal,
     };
     Status::new(code, chain(error))

@@ -91,17 +91,11 @@ fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
     text
 }
 
-/// The name inside the pod: what it asks for, else the head of its id; the host's on its network.
-pub fn hostname(config: &SandboxConfig, id: &str) -> String {
-    if !config.hostname.is_empty() {
-        config.hostname.clone()
-    } else if config.namespaces.network == NamespaceMode::Node {
-        fs::read_to_string("/proc/sys/kernel/hostname")
-            .map(|name| name.trim().to_owned())
-            .unwrap_or_default()
-    } else {
-        id.chars().take(12).collect()
-    }
+/// The machine's own name.
+pub fn machine_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod config;
 pub mod files;
 pub mod run;
 pub mod stop;
+pub mod sysctl;
 pub mod teardown;
 
 use std::net::IpAddr;

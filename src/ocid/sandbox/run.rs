@@ -6,15 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::config::{NamespaceMode, SandboxConfig};
-use super::files::{Files, SHM_SIZE, hostname};
+use super::files::{Files, SHM_SIZE, machine_name};
+use super::sysctl;
 use super::teardown::teardown;
 use super::Sandbox;
-use crate::host::cgroup;
+use crate::host::cgroup::{Limits, PodCgroup};
 use crate::host::clock::now_ns;
 use crate::host::mount;
 use crate::host::namespace::{self, Wanted};
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::container::resources::Resources;
 use crate::ocid::pause;
 use crate::ocid::state::record::{Phase, Record, SandboxRecord};
 
@@ -36,12 +38,12 @@ async fn make(
     name: &str,
 ) -> Result<String> {
     daemon.runtime(&handler)?;
-    cgroup::check_parent(&config.cgroup_parent, daemon.cgroup_driver()).map_err(Error::from)?;
+    let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
     let id = new_id()?;
     daemon.names.take("pod", name, &id)?;
     let record = SandboxRecord::new(id.clone(), config, handler, now_ns());
     let sandbox = Arc::new(Sandbox::new(daemon.sandbox_folder(&id), record));
-    match build(daemon, &sandbox).await {
+    match build(daemon, &sandbox, cgroup).await {
         Ok(()) => {
             daemon.sandboxes.insert(&id, Arc::clone(&sandbox));
             tracing::info!(pod = %id, %name, ips = ?sandbox.now().ips(), "pod is ready");
@@ -57,7 +59,7 @@ async fn make(
     }
 }
 
-async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
+async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) -> Result<()> {
     let record = sandbox.now();
     let run = daemon.sandbox_run(&record.id);
     make_folder(sandbox.folder())?;
@@ -66,7 +68,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
         .map_err(Error::io("write the record in", sandbox.folder()))?;
     make_folder(&run)?;
 
-    let hostname = hostname(&record.config, &record.id);
+    let hostname = record.config.hostname_or(&record.id, &machine_name());
     pin(daemon, &record, &hostname).await?;
     let network = async {
         if !record.config.has_own_network() {
@@ -76,14 +78,16 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
         Ok::<_, Arc<Error>>(Some(attached.map_err(Error::from)?))
     };
     let local = async {
-        let (driver, own_shm) = (daemon.cgroup_driver(), record.config.namespaces.ipc == NamespaceMode::Pod);
+        let own_shm = record.config.namespaces.ipc == NamespaceMode::Pod;
         let (record, files) = (Arc::clone(&record), Files::of(&run));
+        let owner = Arc::clone(daemon);
         blocking(move || {
             if own_shm {
                 make_folder(&files.shm)?;
-                mount::shm(&files.shm, SHM_SIZE).map_err(Error::io("mount", &files.shm))?;
+                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777).map_err(Error::io("mount", &files.shm))?;
             }
-            cgroup::create_pod(&record.config.cgroup_parent, &record.id, driver).map_err(Error::from)
+            let made = owner.cgroups.make(&record.id, &cgroup, &limits(&record.config));
+            made.map_err(Error::io("make the cgroup", cgroup.path()))
         })
         .await?;
         start_pause(daemon, sandbox).await
@@ -110,7 +114,7 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
         net: own_network,
         ipc: modes.ipc == NamespaceMode::Pod,
         uts: own_network.then(|| hostname.to_owned()),
-        sysctls: sysctls(daemon, record),
+        sysctls: sysctl::effective(&record.config, &daemon.default_sysctls).into_iter().collect(),
     };
     let folder = daemon.namespaces(&record.id);
     blocking(move || {
@@ -121,15 +125,20 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
     .await
 }
 
-/// The daemon's defaults under the pod's own, which were validated by name and value.
-fn sysctls(daemon: &Daemon, record: &SandboxRecord) -> Vec<(String, String)> {
-    let defaults = daemon.config.crio.runtime.default_sysctls.iter();
-    let mut all: std::collections::BTreeMap<String, String> = defaults
-        .filter_map(|entry| entry.split_once('='))
-        .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-        .collect();
-    all.extend(record.config.sysctls.clone());
-    all.into_iter().collect()
+/// What the pod as a whole may use: its resources and what it costs itself. Only for a cgroup of our
+/// making; kubelet makes and limits its own.
+fn limits(config: &SandboxConfig) -> Limits {
+    let parts = || config.resources.iter().chain(&config.overhead);
+    let sum = |get: fn(&Resources) -> i64| {
+        parts().map(get).filter(|value| *value > 0).reduce(i64::saturating_add)
+    };
+    Limits {
+        memory: sum(|r| r.memory_limit),
+        cpu_shares: parts().map(|r| r.cpu_shares).filter(|shares| *shares > 0).reduce(u64::saturating_add),
+        cpu_quota: sum(|r| r.cpu_quota),
+        cpu_period: parts().map(|r| r.cpu_period).find(|period| *period > 0),
+        pids: None,
+    }
 }
 
 /// A process that holds the PID namespace, where the pod's containers share one.
@@ -141,9 +150,6 @@ async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()>
     let pinned = record.pinned(daemon);
     let process = pause::spawn(&pinned.net, &pinned.ipc, &pinned.uts).await.map_err(Error::from)?;
     sandbox.change(|r| r.pause = Some(process))?;
-    let driver = daemon.cgroup_driver();
-    cgroup::join_pod(&record.config.cgroup_parent, &record.id, driver, process.pid)
-        .map_err(Error::from)?;
     Ok(())
 }
 

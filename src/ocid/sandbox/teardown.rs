@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 
 use super::Sandbox;
 use super::files::Files;
-use crate::host::cgroup;
 use crate::host::fs::remove_tree;
 use crate::host::mount;
 use crate::host::namespace;
@@ -76,8 +75,11 @@ fn release_local(daemon: &Daemon, record: &SandboxRecord) -> std::result::Result
     mount::unmount(&shm).map_err(Error::io("unmount", &shm))?;
     let namespaces = daemon.namespaces(&record.id);
     namespace::unpin(&namespaces).map_err(Error::io("unpin the namespaces in", &namespaces))?;
-    cgroup::remove_pod(&record.config.cgroup_parent, &record.id, daemon.cgroup_driver())?;
-    Ok(())
+    let cgroup = daemon.pod_cgroup(&record.config.cgroup_parent)?;
+    daemon
+        .cgroups
+        .release(&record.id, &cgroup)
+        .map_err(Error::io("remove the cgroup", cgroup.path()))
 }
 
 /// Kills a process of ours and waits until it is gone.

@@ -69,6 +69,9 @@ async fn restore_sandbox(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, boot: &st
     }
     daemon.names.take("pod", &record.config.name(), &record.id)?;
     daemon.sandboxes.insert(&record.id, Arc::clone(sandbox));
+    if record.phase == Phase::Created {
+        daemon.cgroups.hold(&record.id, &daemon.pod_cgroup(&record.config.cgroup_parent)?);
+    }
     if record.phase == Phase::Created && !is_alive(daemon, &record, boot) {
         tracing::info!(pod = %record.id, "the pod did not outlive the reboot");
         sandbox.change(|r| r.phase = Phase::Stopped)?;
@@ -85,7 +88,7 @@ fn is_alive(daemon: &Daemon, record: &SandboxRecord, boot: &str) -> bool {
         && [pinned.net, pinned.uts, pinned.ipc]
             .iter()
             .flatten()
-            .all(|path| crate::host::namespace::is_pinned(path))
+            .all(|path| crate::host::namespace::is_pinned(path).unwrap_or(false))
 }
 
 async fn restore_container(

@@ -1,1 +1,0 @@
-//! Control groups, version 1 and 2.

@@ -1,0 +1,470 @@
+//! Control groups, version 1 and 2, in whatever mix the machine mounts them.
+//!
+//! A pod's cgroup is usually kubelet's: it made it, set its limits and removes it. One that is not
+//! there is made here, marked with an extended attribute, and removed again with the last pod in it;
+//! the mark lies on the cgroup itself, so it lives exactly as long and survives any crash of ours.
+//! The cgroups of containers are the runtime's.
+
+mod limits;
+mod parent;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::command::Command;
+use super::context::during;
+use super::mount::{self, MountPoint};
+use super::process::PidFd;
+
+pub use limits::Limits;
+pub use parent::{Driver, ParentError, PodCgroup};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.
+const MARK: &str = "trusted.ocid.made";
+
+/// Which interface carries the controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    mount: PathBuf,
+    /// Controllers, or `name=systemd`; empty for cgroup2.
+    controllers: Vec<String>,
+    unified: bool,
+}
+
+/// The machine's cgroup hierarchies, and who of this daemon's pods uses which pod cgroup. One per
+/// daemon. Paths given to its methods are absolute below every hierarchy ([`PodCgroup::path`],
+/// [`PodCgroup::container_path`]); a path that is not there is an empty cgroup, never an error.
+#[derive(Debug)]
+pub struct Cgroups {
+    version: Version,
+    hierarchies: Vec<Hierarchy>,
+    /// Pod id to the path of its pod cgroup. Held while cgroups are made and removed, so that a pod
+    /// cannot lose its cgroup to the end of another.
+    holders: Mutex<BTreeMap<String, String>>,
+}
+
+impl Cgroups {
+    /// Reads the mounts; `NotFound` where no cgroup file system is mounted below `/sys/fs/cgroup`.
+    pub fn detect() -> io::Result<Self> {
+        let found = Self::from_mounts(&mount::all()?);
+        if found.hierarchies.is_empty() {
+            let text = format!("no cgroup file system is mounted at or below `{ROOT}`");
+            return Err(io::Error::new(ErrorKind::NotFound, text));
+        }
+        Ok(found)
+    }
+
+    /// As runc sees it: cgroup2 at the root of the tree is version 2; beside version 1 (systemd's
+    /// hybrid layout) it is one more hierarchy, which processes enter and no controller uses.
+    fn from_mounts(mounts: &[MountPoint]) -> Self {
+        let mut hierarchies: Vec<Hierarchy> = Vec::new();
+        let mut version = Version::V1;
+        for mount in mounts.iter().filter(|m| m.target.starts_with(ROOT)) {
+            let options = mount.options.to_string_lossy();
+            let found = Hierarchy {
+                mount: mount.target.clone(),
+                unified: mount.fs_type == "cgroup2",
+                controllers: match mount.fs_type.as_str() {
+                    "cgroup" => options
+                        .split(',')
+                        .filter(is_controller)
+                        .map(str::to_owned)
+                        .collect(),
+                    "cgroup2" => Vec::new(),
+                    _ => continue,
+                },
+            };
+            if found.unified && found.mount == Path::new(ROOT) {
+                version = Version::V2;
+                hierarchies = vec![found];
+                break;
+            }
+            let known =
+                |h: &Hierarchy| h.unified == found.unified && h.controllers == found.controllers;
+            if !hierarchies.iter().any(known) {
+                hierarchies.push(found);
+            }
+        }
+        Self {
+            version,
+            hierarchies,
+            holders: Mutex::default(),
+        }
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The folder that holds a controller's files for a cgroup: of the one hierarchy on version 2,
+    /// of the controller's own on version 1. `None` where the machine has no such controller.
+    pub fn folder(&self, controller: &str, path: &str) -> Option<PathBuf> {
+        let has = |h: &&Hierarchy| match self.version {
+            Version::V1 => h.controllers.iter().any(|c| c == controller),
+            Version::V2 => true,
+        };
+        self.hierarchies.iter().find(has).map(|h| below(h, path))
+    }
+
+    /// Makes the pod's cgroup where it is missing, and notes that pod `id` uses it. `limits` apply to
+    /// a cgroup that this call made, not to one that was there. Under systemd a missing slice is
+    /// started; its limits are those of its unit. Blocks.
+    pub fn make(&self, id: &str, pod: &PodCgroup, limits: &Limits) -> io::Result<()> {
+        let mut holders = self.holders();
+        let made = match pod.driver() {
+            Driver::Cgroupfs => self.make_folders(pod.path(), limits),
+            Driver::Systemd => self.start_slices(pod.path()),
+        };
+        if let Err(e) = made {
+            let undone = self.remove_made(&holders, pod);
+            return Err(match undone {
+                Ok(()) => e,
+                Err(undo) => io::Error::new(e.kind(), format!("{e}; and then {undo}")),
+            });
+        }
+        holders.insert(id.to_owned(), pod.path().to_owned());
+        Ok(())
+    }
+
+    /// Notes that pod `id` uses this cgroup and makes nothing: for pods read back at start.
+    pub fn hold(&self, id: &str, pod: &PodCgroup) {
+        self.holders().insert(id.to_owned(), pod.path().to_owned());
+    }
+
+    /// The end of [`Cgroups::make`]: once no pod of ours uses them, the empty cgroups of our making
+    /// go, from the pod's own upwards. One that somebody else still uses stays. Idempotent. Blocks.
+    pub fn release(&self, id: &str, pod: &PodCgroup) -> io::Result<()> {
+        let mut holders = self.holders();
+        holders.remove(id);
+        self.remove_made(&holders, pod)
+    }
+
+    /// Removes a cgroup and those below it from every hierarchy, whoever made them: what a runtime
+    /// that was killed left of a container. An error (`ResourceBusy`) where processes are in it.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        let mut result = Ok(());
+        if path == "/" {
+            return result;
+        }
+        for hierarchy in &self.hierarchies {
+            let folder = below(hierarchy, path);
+            for folder in tree(&folder)?.iter().rev() {
+                let done = remove_folder(folder);
+                result = result.and(done);
+            }
+        }
+        result
+    }
+
+    /// The processes in a cgroup and below it.
+    pub fn pids(&self, path: &str) -> io::Result<BTreeSet<i32>> {
+        let mut pids = BTreeSet::new();
+        for hierarchy in self.for_processes() {
+            for folder in tree(&below(hierarchy, path))? {
+                let file = folder.join("cgroup.procs");
+                let text = read_if_there(&file)?.unwrap_or_default();
+                pids.extend(
+                    text.lines()
+                        .filter_map(|l| l.parse::<i32>().ok())
+                        .filter(|p| *p > 0),
+                );
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Kills every process in a cgroup and below it with SIGKILL and waits until they have ended.
+    /// False when `limit` was over first. Blocks.
+    pub fn kill(&self, path: &str, limit: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut alive = Vec::new();
+            for pid in self.pids(path)? {
+                match PidFd::open(pid) {
+                    Ok(fd) if !fd.has_exited()? => alive.push(fd),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            if alive.is_empty() {
+                return Ok(true);
+            }
+            self.kill_once(path, &alive)?;
+            for process in alive {
+                if !process.wait(deadline.saturating_duration_since(Instant::now()))? {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// How many processes of this cgroup and those below it the kernel has killed for want of memory.
+    pub fn oom_kills(&self, path: &str) -> io::Result<u64> {
+        let file = match self.version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        };
+        let Some(folder) = self.folder("memory", path) else {
+            return Ok(0);
+        };
+        let folders = match self.version {
+            Version::V1 => tree(&folder)?,
+            // Counts those below, too.
+            Version::V2 => vec![folder],
+        };
+        let mut kills = 0;
+        for folder in folders {
+            let text = read_if_there(&folder.join(file))?.unwrap_or_default();
+            let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok();
+            kills += text.lines().find_map(count).unwrap_or(0);
+        }
+        Ok(kills)
+    }
+
+    fn holders(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        // The map is whole whatever a panicking thread was at.
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every process is in each hierarchy: one tells all. On version 1 that is one with the
+    /// container's own cgroups, which runc makes for every controller it knows.
+    fn for_processes(&self) -> impl Iterator<Item = &Hierarchy> {
+        let order = ["freezer", "pids", "memory", "name=systemd"];
+        let has = |name: &str| {
+            let own = |h: &&Hierarchy| h.controllers.iter().any(|c| c == name);
+            self.hierarchies.iter().find(own)
+        };
+        let best = order.into_iter().find_map(has);
+        best.or(self.hierarchies.first()).into_iter()
+    }
+
+    fn kill_once(&self, path: &str, alive: &[PidFd]) -> io::Result<()> {
+        if self.version == Version::V2
+            && let Some(folder) = self.folder("", path)
+            && write_if_there(&folder.join("cgroup.kill"), "1")?
+        {
+            return Ok(());
+        }
+        // Frozen processes cannot fork away from under the signals, which reach them at the thaw.
+        let state = self
+            .folder("freezer", path)
+            .map(|f| f.join("freezer.state"));
+        if let (Version::V1, Some(state)) = (self.version, &state) {
+            write_if_there(state, "FROZEN")?;
+        }
+        let kill = |process: &PidFd| match process.kill(Signal::SIGKILL) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        };
+        let killed = alive.iter().try_for_each(kill);
+        if let (Version::V1, Some(state)) = (self.version, &state) {
+            write_if_there(state, "THAWED")?;
+        }
+        killed
+    }
+
+    fn make_folders(&self, path: &str, limits: &Limits) -> io::Result<()> {
+        for hierarchy in &self.hierarchies {
+            for level in levels(path) {
+                let folder = below(hierarchy, level);
+                if !make_marked(&folder)? {
+                    continue;
+                }
+                if self.version == Version::V2 {
+                    limits::enable_controllers(&folder);
+                }
+                if level == path {
+                    limits.apply(self.version, &hierarchy.controllers, &folder)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// systemd would make a missing slice at the first container in it and keep it for ever after.
+    /// Started by us it can carry our mark and be stopped again.
+    fn start_slices(&self, path: &str) -> io::Result<()> {
+        let missing: Vec<&str> = levels(path)
+            .filter(|level| !self.hierarchies.iter().any(|h| below(h, level).is_dir()))
+            .collect();
+        let Some(slice) = missing.last().and_then(|level| level.rsplit('/').next()) else {
+            return Ok(());
+        };
+        systemctl("start", slice)?;
+        for level in missing {
+            for hierarchy in &self.hierarchies {
+                let folder = below(hierarchy, level);
+                if folder.is_dir() {
+                    mark(&folder)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_made(&self, holders: &BTreeMap<String, String>, pod: &PodCgroup) -> io::Result<()> {
+        let used = |level: &str| {
+            holders
+                .values()
+                .any(|path| Path::new(path).starts_with(level))
+        };
+        for level in levels(pod.path()).collect::<Vec<_>>().into_iter().rev() {
+            if used(level) {
+                break;
+            }
+            let folders = self.hierarchies.iter().map(|h| below(h, level));
+            let marked: Vec<PathBuf> = folders.filter(|f| is_marked(f)).collect();
+            match pod.driver() {
+                Driver::Cgroupfs => marked.iter().try_for_each(|f| remove_if_empty(f))?,
+                Driver::Systemd if marked.is_empty() => break,
+                Driver::Systemd if !self.pids(level)?.is_empty() => break,
+                Driver::Systemd => systemctl("stop", level.rsplit('/').next().unwrap_or(level))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// In a version 1 mount's options: anything but the options of the file system itself.
+fn is_controller(option: &&str) -> bool {
+    let other = [
+        "rw",
+        "ro",
+        "xattr",
+        "noprefix",
+        "clone_children",
+        "none",
+        "cpuset_v2_mode",
+    ];
+    !other.contains(option) && !option.starts_with("release_agent=")
+}
+
+fn below(hierarchy: &Hierarchy, path: &str) -> PathBuf {
+    hierarchy.mount.join(path.trim_start_matches('/'))
+}
+
+/// `/a/b/c`: `/a`, `/a/b`, `/a/b/c`; nothing for `/`.
+fn levels(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(i, _)| i).filter(|i| *i > 0);
+    let whole = (path.len() > 1).then_some(path.len());
+    ends.chain(whole).map(|end| &path[..end])
+}
+
+/// A cgroup and those below it, parents first; nothing where it is gone.
+fn tree(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = vec![folder.to_owned()];
+    let mut next = 0;
+    while let Some(folder) = found.get(next) {
+        let read = || -> io::Result<Vec<PathBuf>> {
+            let mut children = Vec::new();
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    children.push(entry.path());
+                }
+            }
+            Ok(children)
+        };
+        match read() {
+            Ok(children) => {
+                found.extend(children);
+                next += 1;
+            }
+            Err(e) if is_gone(&e) => {
+                found.remove(next);
+            }
+            Err(e) => return Err(during(format_args!("list `{}`", folder.display()))(e)),
+        }
+    }
+    Ok(found)
+}
+
+/// Makes and marks a cgroup; false when it was there.
+fn make_marked(folder: &Path) -> io::Result<bool> {
+    match fs::create_dir(folder) {
+        Ok(()) => mark(folder).map(|()| true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(during(format_args!("make cgroup `{}`", folder.display()))(
+            e,
+        )),
+    }
+}
+
+fn mark(folder: &Path) -> io::Result<()> {
+    xattr::set(folder, MARK, b"1")
+        .map_err(during(format_args!("mark cgroup `{}`", folder.display())))
+}
+
+/// A cgroup that is gone, or whose attributes cannot be read, is none of ours.
+fn is_marked(folder: &Path) -> bool {
+    matches!(xattr::get(folder, MARK), Ok(Some(_)))
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(e) if !is_gone(&e) => {
+            Err(during(format_args!("remove cgroup `{}`", folder.display()))(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_if_empty(folder: &Path) -> io::Result<()> {
+    match remove_folder(folder) {
+        Err(e) if e.kind() == ErrorKind::ResourceBusy => Ok(()),
+        other => other,
+    }
+}
+
+/// The file's text; `None` when its cgroup is gone (ENODEV: gone while the file was open).
+fn read_if_there(file: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(during(format_args!("read `{}`", file.display()))(e)),
+    }
+}
+
+/// False when there is no such file.
+fn write_if_there(file: &Path, value: &str) -> io::Result<bool> {
+    match write(file, value) {
+        Ok(()) => Ok(true),
+        Err(e) if is_gone(&e) => Ok(false),
+        Err(e) => Err(during(format_args!(
+            "write `{value}` to `{}`",
+            file.display()
+        ))(e)),
+    }
+}
+
+fn write(file: &Path, value: &str) -> io::Result<()> {
+    use io::Write;
+    let mut file = fs::OpenOptions::new().write(true).open(file)?;
+    file.write_all(value.as_bytes())
+}
+
+fn is_gone(e: &io::Error) -> bool {
+    e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ENODEV)
+}
+
+fn systemctl(verb: &str, unit: &str) -> io::Result<()> {
+    let command = Command::new("systemctl").args([verb, "--", unit]);
+    command.run().map(|_| ()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests;

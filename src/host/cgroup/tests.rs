@@ -1,0 +1,216 @@
+use super::*;
+use std::ffi::OsString;
+use std::process::{Child, Command as Process};
+
+fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
+    MountPoint {
+        root: "/".into(),
+        target: target.into(),
+        fs_type: fs_type.to_owned(),
+        source: OsString::from("cgroup"),
+        options: options.into(),
+    }
+}
+
+#[test]
+fn the_three_layouts_are_told_apart() {
+    let v2 = Cgroups::from_mounts(&[mounted("cgroup2", ROOT, "rw,nsdelegate")]);
+    assert_eq!((v2.version, v2.hierarchies.len()), (Version::V2, 1));
+    assert_eq!(
+        v2.folder("memory", "/a/b").unwrap(),
+        Path::new("/sys/fs/cgroup/a/b")
+    );
+
+    let hybrid = Cgroups::from_mounts(&[
+        mounted("tmpfs", ROOT, "rw"),
+        mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
+        mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
+        mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
+        mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
+        mounted("cgroup", "/elsewhere", "rw,memory"),
+    ]);
+    assert_eq!((hybrid.version, hybrid.hierarchies.len()), (Version::V1, 3));
+    assert_eq!(
+        hybrid.folder("cpuacct", "/a").unwrap(),
+        Path::new("/sys/fs/cgroup/cpu,cpuacct/a")
+    );
+    assert_eq!(hybrid.folder("memory", "/a"), None);
+    assert_eq!(
+        hybrid.for_processes().next().unwrap().controllers,
+        ["name=systemd"]
+    );
+    assert!(Cgroups::from_mounts(&[]).hierarchies.is_empty());
+}
+
+#[test]
+fn levels_go_from_the_top_down() {
+    let of = |path| levels(path).collect::<Vec<_>>();
+    assert_eq!(of("/a/b/c"), ["/a", "/a/b", "/a/b/c"]);
+    assert_eq!(of("/a"), ["/a"]);
+    assert!(of("/").is_empty());
+}
+
+/// A pod cgroup of this test's own, removed with everything in it.
+struct Scratch {
+    cgroups: Cgroups,
+    top: String,
+    children: Vec<Child>,
+}
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Self {
+            cgroups: Cgroups::detect().unwrap(),
+            top: format!("/ocid-test-{name}-{}", std::process::id()),
+            children: Vec::new(),
+        }
+    }
+
+    fn pod(&self, below: &str) -> PodCgroup {
+        PodCgroup::new(Driver::Cgroupfs, &format!("{}{below}", self.top)).unwrap()
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        let folders: Vec<bool> = self
+            .cgroups
+            .hierarchies
+            .iter()
+            .map(|h| below(h, path).is_dir())
+            .collect();
+        assert!(
+            folders.windows(2).all(|w| w[0] == w[1]),
+            "{path}: {folders:?}"
+        );
+        folders[0]
+    }
+
+    /// A process in the cgroup, in every hierarchy that takes it.
+    fn process(&mut self, path: &str) -> i32 {
+        let child = Process::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        self.children.push(child);
+        for hierarchy in &self.cgroups.hierarchies {
+            for level in levels(path) {
+                let folder = below(hierarchy, level);
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    if let Ok(value) = fs::read_to_string(folder.with_file_name(file)) {
+                        write(&folder.join(file), value.trim()).unwrap();
+                    }
+                }
+            }
+            let file = below(hierarchy, path).join("cgroup.procs");
+            write(&file, &pid.to_string()).unwrap();
+        }
+        pid
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = self.cgroups.remove(&self.top);
+    }
+}
+
+#[test]
+fn a_pod_cgroup_is_ours_only_if_we_made_it() {
+    let scratch = Scratch::new("made");
+    let (a, b) = (scratch.pod("/shared/a"), scratch.pod("/shared/b"));
+    let none = Limits::default();
+    scratch.cgroups.make("a", &a, &none).unwrap();
+    scratch.cgroups.make("b", &b, &none).unwrap();
+    assert!(scratch.exists(a.path()) && scratch.exists(b.path()));
+    scratch.cgroups.release("a", &a).unwrap();
+    assert!(!scratch.exists(a.path()) && scratch.exists(b.path()));
+    scratch.cgroups.release("a", &a).unwrap();
+    scratch.cgroups.release("b", &b).unwrap();
+    assert!(!scratch.exists(&scratch.top));
+
+    // Kubelet's: there before us, there after us, and its limits untouched.
+    for hierarchy in &scratch.cgroups.hierarchies {
+        fs::create_dir_all(below(hierarchy, a.path())).unwrap();
+    }
+    let limits = Limits {
+        memory: Some(64 << 20),
+        ..none
+    };
+    scratch.cgroups.make("a", &a, &limits).unwrap();
+    if scratch.cgroups.version() == Version::V1 {
+        let file = scratch.cgroups.folder("memory", a.path()).unwrap();
+        let text = fs::read_to_string(file.join("memory.limit_in_bytes")).unwrap();
+        assert!(text.trim().parse::<u64>().unwrap() > 1 << 40, "{text}");
+    }
+    scratch.cgroups.release("a", &a).unwrap();
+    assert!(scratch.exists(a.path()));
+}
+
+#[test]
+fn a_cgroup_in_use_by_another_pod_stays() {
+    let scratch = Scratch::new("held");
+    let pod = scratch.pod("");
+    scratch.cgroups.make("a", &pod, &Limits::default()).unwrap();
+    scratch.cgroups.hold("b", &pod);
+    scratch.cgroups.release("a", &pod).unwrap();
+    assert!(scratch.exists(pod.path()));
+    // A daemon that starts again has no notes but those of its pods; the mark is on the cgroup.
+    let later = Cgroups::detect().unwrap();
+    later.hold("b", &pod);
+    later.release("b", &pod).unwrap();
+    assert!(!scratch.exists(pod.path()));
+}
+
+#[test]
+fn limits_reach_the_kernel() {
+    let scratch = Scratch::new("limits");
+    let pod = scratch.pod("");
+    let limits = Limits {
+        pids: Some(77),
+        ..Limits::default()
+    };
+    scratch.cgroups.make("a", &pod, &limits).unwrap();
+    let folder = scratch.cgroups.folder("pids", pod.path()).unwrap();
+    assert_eq!(fs::read_to_string(folder.join("pids.max")).unwrap(), "77\n");
+    scratch.cgroups.release("a", &pod).unwrap();
+}
+
+#[test]
+fn everything_in_a_cgroup_is_killed() {
+    let mut scratch = Scratch::new("kill");
+    let (pod, inner) = (scratch.pod(""), scratch.pod("/inner"));
+    scratch
+        .cgroups
+        .make("a", &inner, &Limits::default())
+        .unwrap();
+    let pid = scratch.process(inner.path());
+    assert_eq!(scratch.cgroups.pids(pod.path()).unwrap(), [pid].into());
+    let busy = scratch.cgroups.remove(pod.path()).unwrap_err();
+    assert_eq!(busy.kind(), ErrorKind::ResourceBusy, "{busy}");
+    scratch.cgroups.release("a", &inner).unwrap();
+    assert!(scratch.exists(&scratch.top), "somebody's process is in it");
+    assert!(
+        scratch
+            .cgroups
+            .kill(pod.path(), Duration::from_secs(10))
+            .unwrap()
+    );
+    let child = scratch.children.first_mut().unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert!(scratch.cgroups.pids(pod.path()).unwrap().is_empty());
+    assert_eq!(scratch.cgroups.oom_kills(pod.path()).unwrap(), 0);
+    scratch.cgroups.release("a", &inner).unwrap();
+    assert!(!scratch.exists(&scratch.top));
+}
+
+#[test]
+fn what_is_not_there_is_empty() {
+    let scratch = Scratch::new("absent");
+    let cgroups = &scratch.cgroups;
+    assert!(cgroups.pids(&scratch.top).unwrap().is_empty());
+    assert!(cgroups.kill(&scratch.top, Duration::ZERO).unwrap());
+    assert_eq!(cgroups.oom_kills(&scratch.top).unwrap(), 0);
+    cgroups.remove(&scratch.top).unwrap();
+    cgroups.release("a", &scratch.pod("/x")).unwrap();
+}

@@ -1,0 +1,78 @@
+//! Why a container's specification could not be made.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::ocid::field::FieldError;
+
+/// The first thing that stood in the way.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    #[error("neither the container's config nor its image names a command")]
+    NoCommand,
+    #[error("the image has no user `{0}` in its /etc/passwd")]
+    NoSuchUser(String),
+    #[error("the image has no group `{0}` in its /etc/group")]
+    NoSuchGroup(String),
+    #[error("`{field}` asks for `{}`, which is not there", .path.display())]
+    Missing { field: String, path: PathBuf },
+    #[error("`{field}` asks for what this machine does not have: {need}")]
+    Unavailable { field: String, need: String },
+    #[error("{act} `{}`", .path.display())]
+    Io {
+        act: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("read the seccomp profile `{}`: {problem}", .path.display())]
+    Seccomp { path: PathBuf, problem: String },
+    #[error("assemble the runtime specification")]
+    Assemble(#[source] oci_spec::OciSpecError),
+}
+
+/// Whose fault it is; one match turns it into a gRPC code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecErrorKind {
+    /// `InvalidArgument`
+    Invalid,
+    /// `NotFound`
+    NotFound,
+    /// `FailedPrecondition`
+    Precondition,
+    /// `Internal`
+    Internal,
+}
+
+impl SpecError {
+    pub(crate) fn io(act: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io {
+            act,
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub fn kind(&self) -> SpecErrorKind {
+        match self {
+            Self::Field(_) | Self::NoCommand | Self::NoSuchUser(_) | Self::NoSuchGroup(_) => {
+                SpecErrorKind::Invalid
+            }
+            Self::Missing { .. } => SpecErrorKind::NotFound,
+            Self::Unavailable { .. } | Self::Seccomp { .. } => SpecErrorKind::Precondition,
+            Self::Io { .. } | Self::Assemble(_) => SpecErrorKind::Internal,
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoCommand => Some("set `command` in the container's config".to_owned()),
+            Self::NoSuchUser(_) => {
+                Some("use `run_as_user` with a number, or another image".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

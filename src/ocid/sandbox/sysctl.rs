@@ -1,0 +1,200 @@
+//! Kernel parameters of a pod: only those that belong to one of its own namespaces.
+
+use std::collections::BTreeMap;
+
+use super::config::{NamespaceMode, NamespaceOptions, SandboxConfig};
+use crate::ocid::field::{FieldError, plain};
+
+/// The parameters of an IPC namespace besides `fs.mqueue.*` (ipc_namespaces(7)).
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// Which namespace a parameter belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    Net,
+    Ipc,
+    Uts,
+}
+
+/// The name with dots between its parts. As sysctl(8) has it, the first separator decides: after a
+/// slash the dots belong to the parts (`net/ipv4/conf/eth0.100/rp_filter`), and are written as
+/// slashes here. None where it is no name of a parameter.
+pub fn normalised(name: &str) -> Option<String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-');
+    if !name.chars().all(valid) || name.len() > 256 {
+        return None;
+    }
+    let slashes_first = match (name.find('/'), name.find('.')) {
+        (Some(slash), Some(dot)) => slash < dot,
+        (slash, _) => slash.is_some(),
+    };
+    let name = if slashes_first {
+        let swap = |c| match c {
+            '/' => '.',
+            '.' => '/',
+            c => c,
+        };
+        name.chars().map(swap).collect()
+    } else {
+        name.to_owned()
+    };
+    // `..` would show as an empty part or as a part of slashes only.
+    let part_is_name = |part: &str| part.chars().any(|c| !matches!(c, '/' | '.'));
+    (name.contains('.') && name.split('.').all(part_is_name)).then_some(name)
+}
+
+/// The file of a parameter below `/proc/sys`, e.g. `net/ipv4/ip_forward`; `name` as
+/// [`normalised`] gives it.
+pub fn file(name: &str) -> String {
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    };
+    name.chars().map(swap).collect()
+}
+
+/// The namespace that a (normalised) parameter belongs to; None for one of the whole machine.
+pub fn owner(name: &str) -> Option<Owner> {
+    if name.starts_with("net.") {
+        Some(Owner::Net)
+    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        Some(Owner::Ipc)
+    } else if name == "kernel.domainname" {
+        Some(Owner::Uts)
+    } else {
+        None
+    }
+}
+
+/// Does a pod with these namespaces have one of its own for the parameter?
+fn is_own(owner: Owner, namespaces: &NamespaceOptions) -> bool {
+    match owner {
+        // The host's network goes with the host's name.
+        Owner::Net | Owner::Uts => namespaces.network != NamespaceMode::Node,
+        Owner::Ipc => namespaces.ipc != NamespaceMode::Node,
+    }
+}
+
+/// Reads a pod's parameters and refuses those that would change the machine.
+pub(super) fn parse(
+    field: &str,
+    asked: impl IntoIterator<Item = (String, String)>,
+    namespaces: &NamespaceOptions,
+) -> Result<BTreeMap<String, String>, FieldError> {
+    let mut sysctls = BTreeMap::new();
+    for (name, value) in asked {
+        let at = format!("{field}[{name}]");
+        let known = normalised(&name)
+            .ok_or_else(|| FieldError::new(&at, "is not the name of a kernel parameter"))?;
+        let owner = owner(&known)
+            .ok_or_else(|| FieldError::new(&at, "is not a parameter of a namespace"))?;
+        if !is_own(owner, namespaces) {
+            let problem = "cannot be set in a pod that uses the machine's own namespace for it";
+            return Err(FieldError::new(at, problem));
+        }
+        plain(&at, &value.replace('\t', " "))?;
+        sysctls.insert(known, value);
+    }
+    Ok(sysctls)
+}
+
+/// The parameters to write into a pod's new namespaces: the configured defaults (`name=value`) that
+/// apply to it, then its own. Names are [`normalised`].
+pub fn effective(config: &SandboxConfig, defaults: &[(String, String)]) -> Vec<(String, String)> {
+    let mut all = BTreeMap::new();
+    for (name, value) in defaults {
+        if let Some(name) = normalised(name)
+            && owner(&name).is_some_and(|o| is_own(o, &config.namespaces))
+        {
+            all.insert(name, value.clone());
+        }
+    }
+    all.extend(config.sysctls.clone());
+    all.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: &str, value: &str, host: bool) -> Result<BTreeMap<String, String>, FieldError> {
+        let mode = if host {
+            NamespaceMode::Node
+        } else {
+            NamespaceMode::Pod
+        };
+        let namespaces = NamespaceOptions {
+            network: mode,
+            ipc: mode,
+            ..Default::default()
+        };
+        parse("s", [(name.to_owned(), value.to_owned())], &namespaces)
+    }
+
+    #[test]
+    fn namespaced_ones_are_allowed() {
+        for name in [
+            "net.ipv4.ip_forward",
+            "net/ipv4/ip_forward",
+            "kernel.shm_rmid_forced",
+            "fs.mqueue.msg_max",
+            "kernel.domainname",
+        ] {
+            assert!(one(name, "1", false).is_ok(), "{name}");
+            assert!(one(name, "1", true).is_err(), "{name} on the host");
+        }
+        let vlan = one("net/ipv4/conf/eth0.100/rp_filter", "0 1", false).unwrap();
+        let name = vlan.keys().next().unwrap();
+        assert_eq!(name, "net.ipv4.conf.eth0/100.rp_filter");
+        assert_eq!(file(name), "net/ipv4/conf/eth0.100/rp_filter");
+    }
+
+    #[test]
+    fn the_machines_are_refused() {
+        for name in [
+            "kernel.panic",
+            "vm.swappiness",
+            "kernel.hostname",
+            "kernel.shmmaxx",
+            "net",
+            "net.",
+            "net..ipv4",
+            "net/../kernel/panic",
+            "net.ipv4.//.x",
+            "net.ipv4/../../kernel.panic\n",
+            "",
+        ] {
+            assert!(one(name, "1", false).is_err(), "{name}");
+        }
+        let e = one("kernel.panic", "1", false).unwrap_err().to_string();
+        assert_eq!(e, "`s[kernel.panic]` is not a parameter of a namespace");
+        assert!(one("net.ipv4.ip_forward", "1\n2", false).is_err());
+    }
+
+    #[test]
+    fn defaults_apply_where_they_can() {
+        let defaults = [
+            ("net.ipv4.ping_group_range".to_owned(), "0 0".to_owned()),
+            ("kernel.shmmax".to_owned(), "1".to_owned()),
+            ("kernel.panic".to_owned(), "1".to_owned()),
+        ];
+        let mut config = SandboxConfig::default();
+        config.namespaces.ipc = NamespaceMode::Node;
+        let ping = ("net.ipv4.ping_group_range", "0 100");
+        config.sysctls = [(ping.0.to_owned(), ping.1.to_owned())].into();
+        assert_eq!(
+            effective(&config, &defaults),
+            [(ping.0.to_owned(), ping.1.to_owned())]
+        );
+    }
+}
