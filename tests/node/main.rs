@@ -2,5 +2,9 @@
 //! pod and back. Needs root, and the distribution's `docker-registry`, `redis-server`, `runc`,
 //! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
 
+mod install;
 mod machines;
+mod requests;
 mod support;
+mod survival;
+mod tutorial;

@@ -15,6 +15,7 @@ pub mod registry;
 pub mod running;
 pub mod snapshot;
 pub mod upstream;
+pub mod wait;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

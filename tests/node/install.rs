@@ -1,0 +1,237 @@
+//! `install` on a bare machine that reaches its package mirror and nothing else, a second time, and
+//! away again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::support::listing::{self, TREES};
+use crate::support::mirror::Mirror;
+use crate::support::node::fails;
+use crate::support::snapshot::Snapshot;
+use crate::support::{Machine, repository};
+
+/// What a distribution's packages leave behind when they are purged: apt's and dpkg's own books, and
+/// what their maintainer scripts do not take back. None of it is ours to put back.
+const PACKAGES_LEAVE: [(&str, &str); 10] = [
+    (
+        "/var/lib/dpkg/",
+        "dpkg's database of what is and was installed",
+    ),
+    (
+        "/var/lib/apt/",
+        "apt's lists and its marks of automatic packages",
+    ),
+    ("/etc/apt/", "apt touches its folders when it writes lists"),
+    (
+        "/etc/group",
+        "docker.io makes the group `docker` and keeps it when purged",
+    ),
+    ("/etc/gshadow", "as /etc/group"),
+    (
+        "/etc/ld.so.cache",
+        "ldconfig's trigger runs for libraries that came and went",
+    ),
+    (
+        "/etc/alternatives",
+        "iptables registers alternatives; the empty group may stay",
+    ),
+    (
+        "/var/lib/systemd/",
+        "deb-systemd-helper's notes on units it enabled",
+    ),
+    (
+        "/var/lib/containerd",
+        "containerd's package makes it and leaves it",
+    ),
+    ("/var/lib/ucf", "ucf's registry of configuration files"),
+];
+
+/// Runs the release binary's `install` with arguments; it must succeed.
+pub fn install(machine: &Machine, arguments: &[&str]) -> Result<String> {
+    let program = machine.product("crio-setup")?;
+    let mut argv = vec![program.as_str(), "install"];
+    argv.extend(arguments);
+    machine.run(&argv)
+}
+
+/// Runs a verb of the installed binary with `--output json`, which must succeed.
+pub fn json(machine: &Machine, arguments: &[&str]) -> Result<Value> {
+    let mut argv = vec!["crio-setup"];
+    argv.extend(arguments);
+    argv.extend(["--output", "json"]);
+    let text = machine.run(&argv)?;
+    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+}
+
+pub fn changed(report: &Value) -> Result<u64> {
+    report["changed"]
+        .as_u64()
+        .with_context(|| format!("no count of changes in {report}"))
+}
+
+/// The README's commands: the lines of its first `sh` block.
+fn readme_commands() -> Result<Vec<String>> {
+    let readme = std::fs::read_to_string(repository().join("README.md"))?;
+    let block = readme.split("```sh\n").nth(1).context("no sh block")?;
+    let block = block.split("```").next().unwrap_or_default();
+    let commands = block
+        .lines()
+        .map(|l| l.split(" #").next().unwrap_or(l).trim().to_owned());
+    Ok(commands.filter(|l| !l.is_empty()).collect())
+}
+
+#[test]
+fn the_readme_makes_a_node_of_a_bare_machine_and_uninstall_unmakes_it() -> Result<()> {
+    let machine = Machine::bare()?;
+    let _mirror = Mirror::open(&machine)?;
+    // The packages' lists are refreshed by the installer or by this; neither is a change of ours.
+    machine.run(&["apt-get", "-qq", "update"])?;
+    let before = listing::list(&machine, &TREES, false)?;
+    let pods_before = Snapshot::take(&machine)?;
+    let commands = readme_commands()?;
+    ensure!(commands.len() == 2, "not two commands: {commands:?}");
+    ensure!(
+        commands[0] == "cargo run --release -- install",
+        "{commands:?}"
+    );
+
+    // Command one, word for word, with the toolchain that the machine has.
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut first = vec!["env", "CARGO_NET_OFFLINE=true"];
+    let settings = [format!("HOME={home}"), format!("PATH={path}")];
+    first.extend(settings.iter().map(String::as_str));
+    let kept: Vec<String> = ["CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR"]
+        .iter()
+        .filter_map(|key| Some(format!("{key}={}", std::env::var(key).ok()?)))
+        .collect();
+    first.extend(kept.iter().map(String::as_str));
+    let repository = repository().display().to_string();
+    let script = format!("cd '{repository}' && {}", commands[0]);
+    first.extend(["sh", "-c", &script]);
+    let limit = Duration::from_secs(900);
+    let output = machine.command(&first).limit(limit).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    // Said aloud: where things came from and why not from upstream.
+    ensure!(said.contains("distro"), "the fallback is not told: {said}");
+
+    let status = json(&machine, &["status"])?;
+    ensure!(
+        status.to_string().contains("\"healthy\":true"),
+        "the node is not healthy: {status}"
+    );
+    for name in ["crio-setup", "ocid", "ocic"] {
+        machine.run(&[
+            "sh",
+            "-c",
+            &format!("test $(command -v {name}) = /usr/local/bin/{name}"),
+        ])?;
+    }
+    ensure!(machine.run(&["docker", "info", "--format", "{{.ServerVersion}}"])? != "");
+
+    // The same command again, by cargo's binary and by the installed one: not one mtime.
+    let installed = listing::list(&machine, &TREES, true)?;
+    let processes = machine.run(&["pgrep", "-a", "ocid|dockerd"])?;
+    let output = machine.command(&first).limit(limit).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success() && said.contains("changed: 0"),
+        "{said}"
+    );
+    let started = Instant::now();
+    let report = json(&machine, &["install"])?;
+    let took = started.elapsed();
+    ensure!(changed(&report)? == 0, "{report}");
+    println!("no-op re-run of `install`: {took:?}");
+    ensure!(
+        machine.run(&["pgrep", "-a", "ocid|dockerd"])? == processes,
+        "restarted"
+    );
+    let again = listing::list(&machine, &TREES, true)?;
+    let differ: Vec<String> = listing::difference(&installed, &again)
+        .into_iter()
+        // dockerd and apt's proxy settings aside, nothing writes by itself.
+        .filter(|line| !line.contains("/var/lib/docker"))
+        .collect();
+    ensure!(
+        differ.is_empty(),
+        "a second install changed:\n{}",
+        differ.join("\n")
+    );
+    let plan = machine.output(&["crio-setup", "plan", "--detailed-exitcode"])?;
+    ensure!(
+        plan.status.code() == Some(0),
+        "changes pending: {:?}",
+        plan.status
+    );
+
+    // Command two, on the node as it stands.
+    machine.run(&["sh", "-c", &commands[1]])?;
+
+    machine.run(&["crio-setup", "uninstall"])?;
+    let after = listing::list(&machine, &TREES, false)?;
+    let (explained, ours): (Vec<String>, Vec<String>) = listing::difference(&before, &after)
+        .into_iter()
+        .partition(|line| PACKAGES_LEAVE.iter().any(|(path, _)| line.contains(path)));
+    println!("left by packages: {}", explained.len());
+    ensure!(ours.is_empty(), "uninstall left:\n{}", ours.join("\n"));
+    let pods_after = Snapshot::take(&machine)?;
+    let processes: Vec<String> = pods_after
+        .since(&pods_before, &[])
+        .into_iter()
+        .filter(|line| line.starts_with("process") || line.starts_with("mount"))
+        .collect();
+    ensure!(processes.is_empty(), "still running: {processes:?}");
+    Ok(())
+}
+
+#[test]
+fn uninstall_with_pods_is_refused_without_force() -> Result<()> {
+    use crate::support::redis;
+    use crate::support::registry::Registry;
+    let machine = Machine::bare()?;
+    let _mirror = Mirror::open(&machine)?;
+    install(&machine, &["--without", "docker"])?;
+    let registry = Registry::start(&machine, 5000)?;
+    let image = registry.push(&machine, "library/redis", "7-alpine", &redis::image()?)?;
+    let pods_before = Snapshot::take(&machine)?;
+    let example = |name: &str| {
+        repository()
+            .join("examples")
+            .join(name)
+            .display()
+            .to_string()
+    };
+    let (sandbox, container) = (
+        example("sandbox_config.json"),
+        example("container_redis.json"),
+    );
+    let pod = machine.run(&["ocic", "pod", "create", "--config", &sandbox])?;
+    let redis = machine.run(&[
+        "ocic", "ctr", "create", "--pod", &pod, "--config", &container, "--image", &image,
+    ])?;
+    machine.run(&["ocic", "ctr", "start", "--id", &redis])?;
+    let refused = machine.output(&["crio-setup", "uninstall"])?;
+    fails("crio-setup uninstall", &refused, 2, &["pod", "--force"])?;
+    let running = machine.run(&["ocic", "ctr", "list"])?;
+    ensure!(
+        running.contains(&redis[..12]),
+        "the refusal stopped it: {running}"
+    );
+    machine.run(&["crio-setup", "uninstall", "--force"])?;
+    let left: Vec<String> = Snapshot::take(&machine)?
+        .since(&pods_before, &[])
+        .into_iter()
+        .filter(|line| {
+            ["process", "mount", "link", "rule", "chain", "cgroup"]
+                .iter()
+                .any(|k| line.starts_with(k))
+        })
+        .collect();
+    ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    Ok(())
+}
