@@ -80,7 +80,7 @@ impl Daemon {
         let name = if handler.is_empty() { &self.config.crio.runtime.default_runtime } else { handler };
         self.runtimes.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.runtimes.keys().map(String::as_str).collect();
-            let problem = format!("`{name}` is none of the configured handlers: {}", known.join(", "));
+            let problem = format!("is `{name}`, none of the configured handlers: {}", known.join(", "));
             Arc::new(FieldError::new("runtime_handler", problem).into())
         })
     }

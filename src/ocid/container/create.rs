@@ -17,7 +17,6 @@ use crate::ocid::field::FieldError;
 use crate::ocid::image::Image;
 use crate::ocid::runtime::{CreateRequest, JournalTags};
 use crate::ocid::sandbox::Sandbox;
-use crate::ocid::sandbox::config::NamespaceMode;
 use crate::ocid::sandbox::files::Files;
 use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
 
@@ -52,8 +51,8 @@ async fn make(
     }
     let image = daemon
         .images
-        .get(&config.image.name)
-        .ok_or_else(|| Error::NotFound { what: "image", id: config.image.name.clone() })?;
+        .get(&config.image.image)
+        .ok_or_else(|| Error::NotFound { what: "image", id: config.image.image.clone() })?;
     let id = new_id()?;
     daemon.names.take("container", name, &id)?;
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
@@ -179,15 +178,12 @@ fn target_pid(
     daemon: &Daemon,
     record: &ContainerRecord,
 ) -> std::result::Result<Option<i32>, Error> {
-    let modes = &record.config.security.namespaces;
-    if modes.pid != NamespaceMode::Target {
-        return Ok(None);
-    }
-    let target = daemon.containers.get(&modes.target_id).map(|container| container.now());
+    let Some(id) = record.config.pid_target() else { return Ok(None) };
+    let target = daemon.containers.get(id).map(|container| container.now());
     match target {
         Some(target) if target.sandbox_id != record.sandbox_id => {
-            let problem = format!("`{}` is a container of another pod", modes.target_id);
-            Err(FieldError::new("config.linux.security_context.namespace_options.target_id", problem).into())
+            let field = "config.linux.security_context.namespace_options.target_id";
+            Err(FieldError::new(field, format!("is `{id}`, a container of another pod")).into())
         }
         Some(target) if target.phase == Phase::Running => Ok(target.init.map(|init| init.pid)),
         Some(target) => Err(Error::State {
@@ -196,7 +192,7 @@ fn target_pid(
             state: target.phase_name().to_owned(),
             wanted: "running",
         }),
-        None => Err(Error::NotFound { what: "target container", id: modes.target_id.clone() }),
+        None => Err(Error::NotFound { what: "target container", id: id.to_owned() }),
     }
 }
 
@@ -208,7 +204,7 @@ fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<Path
     };
     let stays = file.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !stays || file.file_name().is_none() {
-        let problem = format!("`{}` leaves the pod's log folder", file.display());
+        let problem = format!("is `{}`, which leaves the pod's log folder", file.display());
         return Err(Arc::new(FieldError::new("config.log_path", problem).into()));
     }
     Ok(Some(folder.join(file)))
@@ -250,7 +246,7 @@ impl ContainerRecord {
             phase: Phase::Creating,
             boot_id: boot_id(),
             image_id: image.id.clone(),
-            image_name: config.image.name.clone(),
+            image_name: config.image.image.clone(),
             image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
             config,
             runtime_handler: pod.runtime_handler.clone(),

@@ -1,11 +1,17 @@
-<<<<<<< HEAD
 //! Containers: what the CRI asks for, turned into an OCI runtime specification, and the way from
 //! CreateContainer to removal.
 
+pub mod capabilities;
+pub mod config;
 pub mod create;
+pub mod error;
 pub mod exec;
 pub mod exit;
+pub mod facts;
 pub mod remove;
+pub mod resources;
+pub mod security;
+pub mod signal;
 pub mod start;
 pub mod stop;
 
@@ -14,14 +20,3 @@ use super::state::record::ContainerRecord;
 
 /// A container that lives.
 pub type Container = Live<ContainerRecord>;
-=======
-//! Containers: what the CRI asks for, turned into an OCI runtime specification.
-
-pub mod capabilities;
-pub mod config;
-pub mod error;
-pub mod facts;
-pub mod resources;
-pub mod security;
-pub mod signal;
->>>>>>> main

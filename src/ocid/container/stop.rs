@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Container;
-use crate::host::process::PidFd;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::sandbox::config::NamespaceMode;
@@ -59,11 +58,12 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
 /// The end of init takes everything in its PID namespace along; where that is shared with others, the
 /// rest is found by the container's cgroup.
 fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(), Error> {
-    if record.config.pid_mode(daemon) == NamespaceMode::Container {
+    let Some(sandbox) = daemon.sandboxes.get(&record.sandbox_id) else { return Ok(()) };
+    let pod = sandbox.now();
+    if record.config.security.namespaces(&pod.config.namespaces).pid == NamespaceMode::Container {
         return Ok(());
     }
-    let Some(sandbox) = daemon.sandboxes.get(&record.sandbox_id) else { return Ok(()) };
-    let cgroup = daemon.pod_cgroup(&sandbox.now().config.cgroup_parent)?;
+    let cgroup = daemon.pod_cgroup(&pod.config.cgroup_parent)?;
     let path = cgroup.container_path(&record.id);
     if !daemon.cgroups.kill(&path, KILL_LIMIT).map_err(Error::io("kill everything in", &path))? {
         tracing::warn!(container = %record.id, cgroup = %path, "killed processes do not end");
@@ -74,7 +74,7 @@ fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(
 /// Sends a signal to the container's first process; one that is gone needs none.
 fn signal(record: &ContainerRecord, number: i32) -> Result<()> {
     let Some(init) = record.init else { return Ok(()) };
-    let sent = init.open().and_then(|fd: PidFd| fd.kill_number(number));
+    let sent = init.open().and_then(|fd| fd.kill_number(number));
     match sent {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other

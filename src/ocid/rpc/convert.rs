@@ -82,11 +82,7 @@ fn container_state(record: &ContainerRecord) -> i32 {
 }
 
 fn image_spec(record: &ContainerRecord) -> v1::ImageSpec {
-    v1::ImageSpec {
-        image: record.image_name.clone(),
-        user_specified_image: record.config.image.user_specified_image.clone(),
-        ..Default::default()
-    }
+    (&record.config.image).into()
 }
 
 pub fn container_item(record: &ContainerRecord) -> v1::Container {
@@ -136,12 +132,12 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
         mounts: record.config.mounts.iter().map(Into::into).collect(),
         log_path,
         resources: Some(v1::ContainerResources {
-            linux: record.config.resources.as_ref().map(Into::into),
+            linux: Some((&record.config.resources).into()),
             windows: None,
         }),
         image_id: record.image_id.clone(),
         user,
-        stop_signal: record.config.stop_signal.map_or(0, Into::into),
+        stop_signal: record.config.stop_signal.map_or(0, |signal| signal.to_cri().into()),
     }
 }
 
