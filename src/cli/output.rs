@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -157,18 +158,31 @@ pub fn visible(text: &str) -> String {
 }
 
 /// A command's two streams. Data goes to stdout in the chosen [`Format`], the rest to stderr.
-#[derive(Debug, Clone, Copy)]
 pub struct Output {
     pub format: Format,
     style: Style,
+    stdout: Mutex<Box<dyn Write + Send>>,
+    stderr: Mutex<Box<dyn Write + Send>>,
 }
 
 impl Output {
     /// The process's own stdout and stderr.
     pub fn new(format: Format) -> Self {
+        Self::to(format, Style::stderr(), io::stdout(), io::stderr())
+    }
+
+    /// Any two streams; `style` is the second one's.
+    pub fn to(
+        format: Format,
+        style: Style,
+        stdout: impl Write + Send + 'static,
+        stderr: impl Write + Send + 'static,
+    ) -> Self {
         Self {
             format,
-            style: Style::stderr(),
+            style,
+            stdout: Mutex::new(Box::new(stdout)),
+            stderr: Mutex::new(Box::new(stderr)),
         }
     }
 
@@ -177,7 +191,7 @@ impl Output {
         self.style
     }
 
-    /// A table, or `value` as JSON, as the user asked for.
+    /// `value` as JSON or as the table, as the user asked for.
     pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce() -> Table) -> io::Result<()> {
         match self.format {
             Format::Json => self.json(value),
@@ -202,34 +216,51 @@ impl Output {
         self.bytes(text.as_bytes())
     }
 
-    fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut to = io::stdout().lock();
+    /// Data that need not be text, e.g. what a container wrote.
+    pub fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut to = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        to.write_all(bytes)?;
+        to.flush()
+    }
+
+    /// What a container wrote to its own stderr.
+    pub fn error_bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut to = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         to.write_all(bytes)?;
         to.flush()
     }
 
     /// What is being done, on stderr.
     pub fn note(&self, text: &str) {
-        say(&format!("{}\n", visible(text)));
+        self.say(&format!("{}\n", visible(text)));
     }
 
     pub fn warning(&self, text: &str) {
-        say(&labelled(self.style, Tone::Warning, "warning", text));
+        self.say(&labelled(self.style, Tone::Warning, "warning", text));
     }
 
     pub fn hint(&self, text: &str) {
-        say(&labelled(self.style, Tone::Hint, "hint", text));
+        self.say(&labelled(self.style, Tone::Hint, "hint", text));
     }
 
     /// An error with its causes, and the command that helps.
     pub fn error(&self, error: &dyn Error, hint: Option<&str>) {
-        say(&describe(self.style, error, hint));
+        self.say(&describe(self.style, error, hint));
+    }
+
+    fn say(&self, text: &str) {
+        // There is no third stream to complain on.
+        let _ = self.error_bytes(text.as_bytes());
     }
 }
 
-fn say(text: &str) {
-    // There is no third stream to complain on.
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("format", &self.format)
+            .field("style", &self.style)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `label: text`, with the label in its colour.
@@ -305,6 +336,40 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// Streams that a test reads back.
+#[cfg(test)]
+pub(crate) mod captured {
+    use super::{Format, Output, Style};
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    pub(crate) struct Stream(Arc<Mutex<Vec<u8>>>);
+
+    impl Stream {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl io::Write for Stream {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output without colour, its stdout and its stderr.
+    pub(crate) fn output(format: Format) -> (Output, Stream, Stream) {
+        let (stdout, stderr) = (Stream::default(), Stream::default());
+        let output = Output::to(format, Style::PLAIN, stdout.clone(), stderr.clone());
+        (output, stdout, stderr)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,6 +394,21 @@ mod tests {
                   caused by: plugin `bridge` failed: no iptables
                 hint: apt install `iptables`
             "}
+        );
+    }
+
+    #[test]
+    fn data_goes_to_stdout_and_talk_to_stderr() {
+        let (output, stdout, stderr) = captured::output(Format::Json);
+        output.show(&["a"], Table::details).unwrap();
+        output.line("id").unwrap();
+        output.note("pulling");
+        output.warning("unknown key");
+        output.hint("try `x`");
+        assert_eq!(stdout.text(), "[\n  \"a\"\n]\nid\n");
+        assert_eq!(
+            stderr.text(),
+            "pulling\nwarning: unknown key\nhint: try `x`\n"
         );
     }
 

@@ -319,7 +319,7 @@ fn spawn(
         let record = scope.spawn(move || admit(service, &exe, pid_in, go_out));
         let child = command.spawn();
         drop((pid_out, go_in));
-        let record = record.join().unwrap_or_else(|_| Ok(None));
+        let record = record.join().unwrap_or(Ok(None));
         match (child, record) {
             (Ok(child), Ok(Some(id))) => Ok((child, id)),
             (child, record) => {

@@ -4,18 +4,19 @@
 //! period, a command's own limit) get that on top of it; a pull, which lasts as long as the network
 //! needs, has none.
 
+mod error;
+
 use std::error::Error;
 use std::fmt::Write;
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use crate::cri::v1::image_service_client::ImageServiceClient;
 use crate::cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -31,6 +32,8 @@ use crate::cri::v1::{
     StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
 };
 
+pub use error::ClientError;
+
 /// Where `ocid` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/ocid/ocid.sock";
 
@@ -40,72 +43,6 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 /// The API version that a CRI client asks for (the field has no other defined value).
 const API_VERSION: &str = "v1";
-
-/// Why a call did not give an answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nobody listens on the socket, or we may not open it.
-    #[error("connect to `{}`", .socket.display())]
-    Connect { socket: PathBuf, source: io::Error },
-    /// The socket accepted us, but HTTP/2 did not come up on it.
-    #[error("speak gRPC on `{}`", .socket.display())]
-    Handshake {
-        socket: PathBuf,
-        source: tonic::transport::Error,
-    },
-    #[error("no connection to `{}` within {limit:?}", .socket.display())]
-    ConnectTimedOut { socket: PathBuf, limit: Duration },
-    /// The daemon answered with a gRPC error of its own.
-    #[error("{rpc}: {} (code {:?})", .status.message(), .status.code())]
-    Refused { rpc: &'static str, status: Status },
-    /// The connection broke before the answer came: whether the daemon did it is unknown.
-    #[error("{rpc}: the connection to the daemon broke: {detail}")]
-    Broken { rpc: &'static str, detail: String },
-    /// No answer in time: whether the daemon does it yet is unknown.
-    #[error("{rpc}: no answer within {limit:?}")]
-    TimedOut { rpc: &'static str, limit: Duration },
-    /// An answer that lacks what the CRI promises.
-    #[error("{rpc}: the answer has no `{field}`")]
-    Incomplete {
-        rpc: &'static str,
-        field: &'static str,
-    },
-}
-
-impl ClientError {
-    /// The gRPC code, where the daemon gave one.
-    pub fn code(&self) -> Option<Code> {
-        match self {
-            Self::Refused { status, .. } => Some(status.code()),
-            _ => None,
-        }
-    }
-
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Connect { socket, source } => match source.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    Some("the socket is open to root and its group: try with `sudo`".to_owned())
-                }
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(format!(
-                    "is the daemon running? `systemctl status ocid`; `ocid --debug` runs it in the \
-                     foreground; `--socket PATH` names another socket than `{}`",
-                    socket.display()
-                )),
-                _ => None,
-            },
-            Self::Handshake { .. } => {
-                Some("is this the socket of a CRI v1 daemon? `--socket PATH` names another".into())
-            }
-            Self::ConnectTimedOut { .. } | Self::TimedOut { .. } => Some(
-                "`journalctl -u ocid` tells what the daemon does; `--limit` waits longer".into(),
-            ),
-            Self::Broken { .. } => Some("see `journalctl -u ocid`, then try again".into()),
-            Self::Refused { .. } | Self::Incomplete { .. } => None,
-        }
-    }
-}
 
 /// A connection to a CRI daemon. Cheap to clone; clones share the connection, which is made anew
 /// when the daemon has restarted.
@@ -462,26 +399,4 @@ fn whole_seconds(d: Duration) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_started_second_counts() {
-        assert_eq!(whole_seconds(Duration::ZERO), 0);
-        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
-        assert_eq!(whole_seconds(Duration::from_secs(10)), 10);
-        assert_eq!(whole_seconds(Duration::MAX), i64::MAX);
-    }
-
-    #[tokio::test]
-    async fn a_socket_that_is_not_there_is_named_with_a_hint() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("none.sock");
-        let error = Client::connect(&socket, Duration::from_secs(5))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
-        assert!(error.to_string().contains("none.sock"), "{error}");
-        assert!(error.hint().unwrap().contains("ocid"));
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::container::spec::SpecError;
 use super::field::FieldError;
 use super::image::ImageError;
-use super::monitor::client::MonitorError;
+use super::monitor::client::ClientError;
 use super::network::NetworkError;
 use super::runtime::RuntimeError;
 use super::storage::StorageError;
@@ -42,7 +42,7 @@ pub enum Error {
     #[error(transparent)]
     CgroupParent(#[from] ParentError),
     #[error(transparent)]
-    Monitor(#[from] MonitorError),
+    Monitor(#[from] ClientError),
     /// A task of ours ended without an answer: a bug, told apart from what users can cause.
     #[error("internal error: {0}")]
     Internal(String),

@@ -3,7 +3,7 @@
 //!
 //! Handlebars' own escaping is for HTML and would corrupt `=`, `"` and `&` in a unit, so it is off;
 //! instead each format quotes its values by a helper ([`quote`]): `json`, `toml`, `unit_path`,
-//! `unit_arg`. The variables of each template are a struct in [`vars`].
+//! `unit_arg`, `unit_value`. The variables of each template are a struct in [`vars`].
 
 mod quote;
 pub mod vars;

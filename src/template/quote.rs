@@ -6,7 +6,7 @@ use handlebars::{
 };
 use serde_json::Value;
 
-/// Adds `json`, `toml`, `unit_path`, `unit_arg` and `concat` to a registry.
+/// Adds `json`, `toml`, `unit_path`, `unit_arg`, `unit_value` and `concat` to a registry.
 pub fn register(registry: &mut Handlebars<'_>) {
     writer(registry, "json", |value| Ok(value.to_string()));
     writer(registry, "toml", toml);
@@ -14,6 +14,7 @@ pub fn register(registry: &mut Handlebars<'_>) {
         unit_word(text(value)?, false)
     });
     writer(registry, "unit_arg", |value| unit_word(text(value)?, true));
+    writer(registry, "unit_value", |value| unit_value(text(value)?));
     registry.register_helper("concat", Box::new(Concat));
 }
 
@@ -79,9 +80,7 @@ fn toml(value: &Value) -> Result<String, String> {
 /// "Specifiers"): `%` doubled, and, in an argument, `$` doubled; in quotes where white space or a
 /// quote needs them. The path of the program itself knows no variables, so its `$` stays.
 fn unit_word(word: &str, variables: bool) -> Result<String, String> {
-    if let Some(c) = word.chars().find(|c| c.is_control()) {
-        return Err(format!("{word:?} holds the control character {c:?}"));
-    }
+    one_line(word)?;
     let mut quoted = String::with_capacity(word.len() + 2);
     for c in word.chars() {
         match c {
@@ -97,6 +96,19 @@ fn unit_word(word: &str, variables: bool) -> Result<String, String> {
     } else {
         format!("\"{quoted}\"")
     })
+}
+
+/// The whole value of a setting that takes one path: no quotes, white space stands for itself.
+fn unit_value(value: &str) -> Result<String, String> {
+    one_line(value)?;
+    Ok(value.replace('%', "%%"))
+}
+
+fn one_line(text: &str) -> Result<(), String> {
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(format!("{text:?} holds the control character {c:?}")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +132,8 @@ mod tests {
         }
         assert!(unit_word("a\nb", true).is_err());
         assert!(unit_word("a\0b", false).is_err());
+        assert_eq!(unit_value("/a b/50%").unwrap(), "/a b/50%%");
+        assert!(unit_value("a\nb").is_err());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 mod install;
 mod machines;
+mod preflight;
 mod requests;
 mod support;
 mod survival;
 mod tutorial;
+mod upstream;

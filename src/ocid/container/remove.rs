@@ -7,6 +7,7 @@ use super::Container;
 use super::stop::kill;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::runtime::{Adopted, Runtime};
 use crate::ocid::sandbox::teardown::{end, remove as remove_folder};
 use crate::ocid::state::record::Phase;
 
@@ -38,6 +39,9 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
 pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let record = container.now();
     let runtime = daemon.runtime(&record.runtime_handler)?;
+    if record.init.is_none() {
+        end_unknown(daemon, runtime, &record.id).await?;
+    }
     let deleted = runtime.delete(&record.id, true).await.map_err(|e| Arc::new(Error::from(e)));
     let rootfs = daemon.bundle(&record.id).join("rootfs");
     let unmounted = {
@@ -46,6 +50,17 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
         blocking(move || Ok(daemon.images.unmount_container(&id, &rootfs)?)).await
     };
     deleted.and(unmounted)
+}
+
+/// Ends a container that a crash in mid-creation left with a monitor but without a word in its record.
+async fn end_unknown(daemon: &Arc<Daemon>, runtime: &Runtime, id: &str) -> Result<()> {
+    let adopted = runtime.adopt(id, &daemon.bundle(id), &daemon.exits()).await.map_err(Error::from)?;
+    match adopted {
+        Adopted::Created(it) | Adopted::Running(it) | Adopted::Abandoned(it) => {
+            blocking(move || end(it.init).and_then(|()| end(it.monitor))).await
+        }
+        Adopted::Absent | Adopted::Exited(_) => Ok(()),
+    }
 }
 
 /// [`release`], and the container's processes, files and folders too. Idempotent, whatever is missing.

@@ -26,7 +26,7 @@ async fn stop_now(daemon: &Arc<Daemon>, container: &Arc<Container>, grace: Durat
         return kill(daemon, container).await;
     }
     // Not under the gate: a second call with a shorter grace period must get through.
-    signal(&record, record.stop_signal)?;
+    signal(daemon, &record, record.stop_signal)?;
     if tokio::time::timeout(grace, ended(container)).await.is_ok() {
         return Ok(());
     }
@@ -40,7 +40,7 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
     if matches!(record.phase, Phase::Stopped | Phase::Removing) {
         return Ok(());
     }
-    signal(&record, libc::SIGKILL)?;
+    signal(daemon, &record, libc::SIGKILL)?;
     let record_ = Arc::clone(&record);
     let daemon_ = Arc::clone(daemon);
     blocking(move || kill_rest(&daemon_, &record_)).await?;
@@ -72,15 +72,13 @@ fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(
 }
 
 /// Sends a signal to the container's first process; one that is gone needs none.
-fn signal(record: &ContainerRecord, number: i32) -> Result<()> {
+fn signal(daemon: &Daemon, record: &ContainerRecord, number: i32) -> Result<()> {
     let Some(init) = record.init else { return Ok(()) };
-    let sent = init.open().and_then(|fd| fd.kill_number(number));
-    match sent {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other
-            .map_err(Error::io("signal", format!("/proc/{}", init.pid)))
-            .map_err(Arc::new),
-    }
+    let runtime = daemon.runtime(&record.runtime_handler)?;
+    runtime
+        .signal(&init, number)
+        .map_err(Error::io("signal", format!("/proc/{}", init.pid)))?;
+    Ok(())
 }
 
 async fn ended(container: &Container) {

@@ -14,10 +14,10 @@ pub mod teardown;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use config::{NamespaceMode, SandboxConfig};
+use config::{NamespaceMode, PortMapping, Protocol, SandboxConfig};
 
 use super::daemon::Daemon;
-use super::network::PodNetwork;
+use super::network::{self, PodNetwork};
 use super::state::live::Live;
 use super::state::record::SandboxRecord;
 
@@ -54,7 +54,11 @@ impl SandboxRecord {
             name: self.config.metadata.name.clone(),
             namespace: self.config.metadata.namespace.clone(),
             uid: self.config.metadata.uid.clone(),
-            port_mappings: self.config.port_mappings.clone(),
+            port_mappings: self.config.port_mappings.iter().map(Into::into).collect(),
+            dns: None,
+            bandwidth: None,
+            annotations: self.config.annotations.clone(),
+            cidrs: Vec::new(),
             // A fixed place, so that no pod can name a folder of its own.
             conf: selftest.then(|| daemon.runroot().join("selftest/net.d")),
         }
@@ -69,6 +73,21 @@ impl SandboxRecord {
             uts: own_network.then(|| folder.join("uts")),
             ipc: (modes.ipc == NamespaceMode::Pod).then(|| folder.join("ipc")),
             pid: self.pause.map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
+        }
+    }
+}
+
+impl From<&PortMapping> for network::PortMapping {
+    fn from(mapping: &PortMapping) -> Self {
+        Self {
+            protocol: match mapping.protocol {
+                Protocol::Tcp => network::Protocol::Tcp,
+                Protocol::Udp => network::Protocol::Udp,
+                Protocol::Sctp => network::Protocol::Sctp,
+            },
+            container_port: mapping.container_port,
+            host_port: mapping.host_port,
+            host_ip: mapping.host_ip,
         }
     }
 }

@@ -33,6 +33,23 @@ const ENVIRONMENT: [(&str, &str); 3] = [
 const ENTER: &str =
     r#"for g in $1; do echo $$ >"$g/cgroup.procs" || exit 125; done; shift; exec "$@""#;
 
+/// The packages that `install` may bring.
+pub const BROUGHT: [&str; 7] = [
+    "runc",
+    "containernetworking-plugins",
+    "iptables",
+    "docker.io",
+    "containerd",
+    "crun",
+    "tini",
+];
+/// What would make a machine less bare although its package is gone.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("runc", "runc"),
+    ("iptables", "iptables"),
+    ("docker.io", "dockerd"),
+];
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub struct Machine {
@@ -82,17 +99,15 @@ impl Machine {
 
     /// A machine with none of the packages that `install` may bring.
     pub fn bare() -> Result<Self> {
+        Self::without(&BROUGHT)
+    }
+
+    /// A machine without some of the host's packages, and without the programs of these.
+    pub fn without(packages: &[&str]) -> Result<Self> {
         let machine = Self::start()?;
-        let brought = [
-            "runc",
-            "containernetworking-plugins",
-            "iptables",
-            "docker.io",
-            "containerd",
-            "crun",
-        ];
-        let present: Vec<&str> = brought
-            .into_iter()
+        let present: Vec<&str> = packages
+            .iter()
+            .copied()
             .filter(|package| machine.has_package(package))
             .collect();
         if !present.is_empty() {
@@ -100,12 +115,14 @@ impl Machine {
             argv.extend(&present);
             machine.run(&argv)?;
         }
-        // Something the host's own packages may have pulled in is no part of a bare machine either.
-        for program in ["runc", "iptables", "dockerd"] {
+        for (package, program) in PROGRAMS {
+            if !packages.contains(&package) {
+                continue;
+            }
             let found = machine.output(&["sh", "-c", &format!("command -v {program}")])?;
             ensure!(
                 !found.status.success(),
-                "`{program}` is still on the bare machine: {}",
+                "`{program}` is still on the machine: {}",
                 String::from_utf8_lossy(&found.stdout)
             );
         }
@@ -222,7 +239,7 @@ impl Machine {
     /// The release binary under the three names, as a link farm outside the folders that `install`
     /// writes to; returns the path of the one called `name`.
     pub fn product(&self, name: &str) -> Result<String> {
-        let folder = "/opt/under-test";
+        let folder = "/srv/under-test";
         let target = format!("{folder}/{name}");
         if !self.exists(&target) {
             fs::create_dir_all(self.path(folder))?;

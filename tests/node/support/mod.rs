@@ -12,6 +12,7 @@ pub mod mirror;
 pub mod node;
 pub mod redis;
 pub mod registry;
+pub mod release;
 pub mod running;
 pub mod snapshot;
 pub mod upstream;

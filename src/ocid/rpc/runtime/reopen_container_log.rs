@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::cri::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
-use crate::ocid::daemon::{Daemon, blocking};
+use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
-use crate::ocid::monitor::client::MonitorClient;
+use crate::ocid::monitor::client;
 use crate::ocid::state::record::Phase;
 
 /// After a rotation: the monitor opens the log at its path anew.
@@ -22,7 +22,7 @@ pub async fn reopen_container_log(
             wanted: "running",
         }));
     }
-    let bundle = daemon.bundle(&record.id);
-    blocking(move || Ok(MonitorClient::connect(&bundle)?.reopen_log()?)).await?;
+    let mut monitor = client::connect(&daemon.bundle(&record.id)).await.map_err(Error::from)?;
+    monitor.reopen_log().await.map_err(Error::from)?;
     Ok(ReopenContainerLogResponse {})
 }
