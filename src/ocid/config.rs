@@ -108,6 +108,8 @@ pub struct Image {
 pub struct Network {
     pub network_dir: PathBuf,
     pub plugin_dirs: Vec<PathBuf>,
+    /// The network of this name instead of the first one by file name.
+    pub cni_default_network: Option<String>,
 }
 
 impl Default for Crio {
@@ -163,7 +165,11 @@ const DEFAULT_CAPABILITIES: [&str; 9] = [
 
 impl Default for Network {
     fn default() -> Self {
-        Self { network_dir: "/etc/cni/net.d".into(), plugin_dirs: vec!["/opt/cni/bin".into()] }
+        Self {
+            network_dir: "/etc/cni/net.d".into(),
+            plugin_dirs: vec!["/opt/cni/bin".into()],
+            cni_default_network: None,
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
-use super::config::{CgroupManager, Config};
+use super::config::{self, CgroupManager, Config};
 use super::container::Container;
 use super::container::spec::{Defaults, HostFacts};
 use super::error::{Error, Result};
@@ -24,9 +25,9 @@ pub struct Daemon {
     pub config: Config,
     pub images: ImageStore,
     pub network: Network,
-    pub runtimes: BTreeMap<String, Runtime>,
+    pub handlers: BTreeMap<String, Handler>,
     pub defaults: Defaults,
-    pub host: HostFacts,
+    pub default_sysctls: Vec<(String, String)>,
     pub sandboxes: Table<Sandbox>,
     pub containers: Table<Container>,
     pub names: Names,
@@ -36,7 +37,79 @@ pub struct Daemon {
     pub tasks: TaskTracker,
 }
 
+/// A runtime handler: an OCI runtime, and what it and this machine can do together.
+pub struct Handler {
+    pub runtime: Runtime,
+    pub path: PathBuf,
+    facts: OnceCell<Arc<HostFacts>>,
+}
+
+impl Handler {
+    /// Looked up at the first use, and again while the runtime does not answer: asking takes as long as
+    /// the whole start of the daemon.
+    pub async fn facts(&self) -> Result<Arc<HostFacts>> {
+        let probe = async {
+            let features = self.runtime.features().await.map_err(Error::from)?;
+            let mut facts = HostFacts::probe();
+            facts.recursive_read_only &= features.recursive_read_only;
+            facts.idmapped_mounts = features.idmapped_mounts;
+            Ok(Arc::new(facts))
+        };
+        self.facts.get_or_try_init(|| probe).await.cloned()
+    }
+
+    /// Can the runtime be run?
+    pub fn check(&self) -> std::result::Result<(), Error> {
+        nix::unistd::access(&self.path, nix::unistd::AccessFlags::X_OK)
+            .map_err(std::io::Error::from)
+            .map_err(Error::io("run the OCI runtime", &self.path))
+    }
+}
+
 impl Daemon {
+    /// A daemon with these settings, before it has looked at what is left of an earlier one.
+    /// `open_files` is the limit (soft, hard) that this process was started with.
+    pub fn open(config: Config, open_files: Option<(u64, u64)>) -> Result<Arc<Self>> {
+        let crio = &config.crio;
+        let exe = std::env::current_exe()
+            .map_err(Error::io("find this program's own file", "/proc/self/exe"))?;
+        let systemd = config.cgroup_manager() == CgroupManager::Systemd;
+        let mut configured = crio.runtime.runtimes.clone();
+        if configured.is_empty() {
+            configured.insert(crio.runtime.default_runtime.clone(), config::Handler::default());
+        }
+        let handlers = configured.into_iter().map(|(name, handler)| {
+            let path = find_runtime(&name, &handler.runtime_path);
+            let state = crio.runroot.join("oci").join(&name);
+            let mut runtime = Runtime::new(path.clone(), state, systemd, exe.clone());
+            if let Some((soft, hard)) = open_files {
+                runtime = runtime.with_open_files(soft, hard);
+            }
+            (name, Handler { runtime, path, facts: OnceCell::new() })
+        });
+        let handlers = handlers.collect();
+        let pairs = |list: &[String]| -> Vec<(String, String)> {
+            let pairs = list.iter().filter_map(|entry| entry.split_once('='));
+            pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+        };
+        let images = ImageStore::open(&crio.root, image_options(&crio.image)).map_err(Error::from)?;
+        Ok(Arc::new(Self {
+            images,
+            network: Network::new(&crio.network.network_dir, crio.network.plugin_dirs.clone())
+                .with_default_network(crio.network.cni_default_network.clone()),
+            handlers,
+            defaults: defaults(&crio.runtime)?,
+            default_sysctls: pairs(&crio.runtime.default_sysctls),
+            cgroups: Cgroups::detect().map_err(Error::io("look at", "/sys/fs/cgroup"))?,
+            sandboxes: Table::new("pod"),
+            containers: Table::new("container"),
+            names: Names::default(),
+            joined: Joined::default(),
+            tasks: TaskTracker::new(),
+            config,
+        }))
+    }
+
     /// State that outlives a reboot.
     pub fn root(&self) -> &Path {
         &self.config.crio.root
@@ -75,11 +148,16 @@ impl Daemon {
         self.runroot().join("exits")
     }
 
-    /// The runtime of this handler name; empty means the default's.
+    /// The OCI runtime of this handler name; empty means the default's.
     pub fn runtime(&self, handler: &str) -> Result<&Runtime> {
-        let name = if handler.is_empty() { &self.config.crio.runtime.default_runtime } else { handler };
-        self.runtimes.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.runtimes.keys().map(String::as_str).collect();
+        self.handler(handler).map(|handler| &handler.runtime)
+    }
+
+    /// The handler of this name; empty means the default.
+    pub fn handler(&self, name: &str) -> Result<&Handler> {
+        let name = if name.is_empty() { &self.config.crio.runtime.default_runtime } else { name };
+        self.handlers.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.handlers.keys().map(String::as_str).collect();
             let problem = format!("is `{name}`, none of the configured handlers: {}", known.join(", "));
             Arc::new(FieldError::new("runtime_handler", problem).into())
         })
@@ -105,6 +183,17 @@ impl Daemon {
             .await
             .unwrap_or_else(|e| Err(Arc::new(Error::Internal(e.to_string()))))
     }
+}
+
+/// The configured path, else the first program of this name where daemons look for programs.
+fn find_runtime(name: &str, configured: &Path) -> PathBuf {
+    if !configured.as_os_str().is_empty() {
+        return configured.to_owned();
+    }
+    const ALSO: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = std::env::var("PATH").map_or_else(|_| ALSO.to_owned(), |path| format!("{path}:{ALSO}"));
+    // One that is missing now may be there later: Status says that it is not.
+    which::which_in(name, Some(path), "/").unwrap_or_else(|_| Path::new("/usr/local/bin").join(name))
 }
 
 /// Runs code that blocks on files or mounts away from the threads that answer calls.

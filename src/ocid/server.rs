@@ -107,23 +107,23 @@ pub fn settings(options: &Options) -> Result<config::Loaded, ConfigError> {
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(config: Config) -> Result<(), ServerError> {
     umask(Mode::from_bits_truncate(0o022));
-    raise_open_files();
+    let open_files = raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()
         .map_err(ServerError::Runtime)?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, open_files))
 }
 
-async fn serve(config: Config) -> Result<(), ServerError> {
+async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), ServerError> {
     let root = config.crio.root.clone();
     fs::create_dir_all(&root).map_err(ServerError::io("make the folder", &root))?;
     let _lock = lock(&root)?;
     let listen = config.crio.api.listen.clone();
     let listener = bind(&listen)?;
-    let daemon = Daemon::open(config).map_err(ServerError::Prepare)?;
+    let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;
     restore::prepare(&daemon).await.map_err(ServerError::Prepare)?;
     restore::restore(&daemon).await.map_err(ServerError::Prepare)?;
 
@@ -217,11 +217,19 @@ fn bind(path: &Path) -> Result<UnixListener, ServerError> {
     Ok(listener)
 }
 
-/// The soft limit of open files, up to the hard one; every container costs some.
-fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files was not raised");
+/// The soft limit of open files, up to the hard one: every container costs some. Answers with the limit
+/// as it was (soft, hard), for what we start.
+fn raise_open_files() -> Option<(u64, u64)> {
+    let raise = || {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        nix::Result::Ok((soft, hard))
+    };
+    match raise() {
+        Ok(limit) => Some(limit),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files was not raised");
+            None
+        }
     }
 }

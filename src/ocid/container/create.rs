@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Container;
 use super::config::ContainerConfig;
+use super::facts::HostFacts;
 use super::remove::teardown;
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
 use crate::host::clock::now_ns;
@@ -15,6 +16,7 @@ use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::field::FieldError;
 use crate::ocid::image::Image;
+use crate::ocid::runtime::create::JOURNAL_SOCKET;
 use crate::ocid::runtime::{CreateRequest, JournalTags};
 use crate::ocid::sandbox::Sandbox;
 use crate::ocid::sandbox::files::Files;
@@ -92,6 +94,8 @@ async fn build(
     make_folder(&rootfs, 0o711)?;
     daemon.images.mount_container(&id, image, &rootfs).await.map_err(Error::from)?;
 
+    let handler = daemon.handler(&record.runtime_handler)?;
+    let facts = handler.facts().await?;
     let built = {
         let (daemon, pod, record, image) =
             (Arc::clone(daemon), Arc::clone(pod), Arc::clone(&record), Arc::clone(image));
@@ -100,7 +104,8 @@ async fn build(
             if let Some(folder) = log_path.as_deref().and_then(Path::parent) {
                 make_folder(folder, 0o755)?;
             }
-            let built = build_spec(&daemon, &pod, &record, &image, &bundle.join("rootfs"))?;
+            let rootfs = bundle.join("rootfs");
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
@@ -125,8 +130,7 @@ async fn build(
         journal: daemon.config.crio.runtime.log_to_journald.then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
     };
-    let runtime = daemon.runtime(&record.runtime_handler)?;
-    let created = runtime.create(&request).await.map_err(Error::from)?;
+    let created = handler.runtime.create(&request).await.map_err(Error::from)?;
     container.change(|r| {
         r.init = Some(created.init);
         r.monitor = Some(created.monitor);
@@ -139,6 +143,7 @@ async fn build(
 
 fn build_spec(
     daemon: &Daemon,
+    facts: &HostFacts,
     pod: &SandboxRecord,
     record: &ContainerRecord,
     image: &Image,
@@ -168,7 +173,7 @@ fn build_spec(
         image: &image.config,
         rootfs,
         defaults: &daemon.defaults,
-        host: &daemon.host,
+        host: facts,
     };
     Ok(spec::build(&inputs)?)
 }
@@ -217,6 +222,7 @@ fn tags(pod: &SandboxRecord, record: &ContainerRecord) -> JournalTags {
         pod_id: pod.id.clone(),
         container_name: record.config.metadata.name.clone(),
         container_id: record.id.clone(),
+        socket: JOURNAL_SOCKET.into(),
     }
 }
 

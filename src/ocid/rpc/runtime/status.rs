@@ -18,7 +18,7 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
         reason: reason.to_owned(),
         message: message.to_owned(),
     };
-    let runtime = match daemon.runtime("").map(|runtime| runtime.check()) {
+    let runtime = match daemon.handler("").map(|handler| handler.check()) {
         Ok(Ok(())) => condition("RuntimeReady", true, "", ""),
         Ok(Err(error)) => condition("RuntimeReady", false, "RuntimeMissing", &error.to_string()),
         Err(error) => condition("RuntimeReady", false, "NoRuntime", &error.to_string()),
@@ -28,11 +28,21 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
         condition("NetworkReady", network.ready, &network.reason, &network.message),
     ];
     let default = daemon.config.crio.runtime.default_runtime.as_str();
-    let names = std::iter::once("").chain(daemon.runtimes.keys().map(String::as_str));
-    let handlers = names.map(|name| RuntimeHandler {
-        name: name.to_owned(),
-        features: Some(RuntimeHandlerFeatures::default()),
-    });
+    let mut handlers = Vec::new();
+    // Kubelet looks for the default under the empty name.
+    for name in std::iter::once("").chain(daemon.handlers.keys().map(String::as_str)) {
+        let facts = match daemon.handler(name) {
+            Ok(handler) => handler.facts().await.ok(),
+            Err(_) => None,
+        };
+        handlers.push(RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(RuntimeHandlerFeatures {
+                recursive_read_only_mounts: facts.is_some_and(|facts| facts.recursive_read_only),
+                user_namespaces: false,
+            }),
+        });
+    }
     let mut info = HashMap::new();
     if request.verbose {
         let config = serde_json::json!({
@@ -49,7 +59,7 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info,
-        runtime_handlers: handlers.collect(),
+        runtime_handlers: handlers,
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
