@@ -44,6 +44,8 @@ enum Failure {
     Ambiguous { kind: Kind, given: String },
     #[error("container `{id}` keeps no log: neither its config nor its pod's names a place")]
     NoLog { id: String },
+    #[error("pull `{image}`")]
+    Pull { image: String, source: ClientError },
     #[error("show the log `{}`", .path.display())]
     Log { path: PathBuf, source: LogError },
     #[error("write to stdout")]
@@ -60,6 +62,7 @@ impl Failure {
         match self {
             Self::Client(error) => error.hint(),
             Self::Config(error) => error.hint(),
+            Self::Pull { source, .. } => source.hint(),
             Self::Unknown { kind, .. } | Self::Ambiguous { kind, .. } => {
                 let noun = match kind {
                     Kind::Pod => "pod",
@@ -84,11 +87,10 @@ impl Failure {
     }
 }
 
-/// Runs one command line and tells how the process shall end. `args` come without the program's own
-/// name.
+/// Runs one command line, whose first word is the program's name, and tells how the process shall
+/// end.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let argv = std::iter::once(OsString::from("ocic")).chain(args);
-    let cli = match Ocic::try_parse_from(argv) {
+    let cli = match Ocic::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout, a complaint to stderr; neither has anywhere else to fail to.
@@ -158,6 +160,15 @@ impl Session<'_> {
     /// Connects; done by each verb once what it was given has been checked.
     async fn client(&self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.cli.socket, self.cli.limit).await?)
+    }
+
+    /// Pulls an image; the reference it is kept under.
+    async fn pull(&self, client: &Client, image: &str) -> Result<String, Failure> {
+        let pulled = client.pull_image(image, None).await;
+        pulled.map_err(|source| Failure::Pull {
+            image: image.to_owned(),
+            source,
+        })
     }
 
     /// A whole answer.

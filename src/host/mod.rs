@@ -11,6 +11,7 @@ pub mod fs;
 pub mod mount;
 pub mod namespace;
 pub mod process;
+pub mod rooted;
 pub mod service;
 pub mod systemd;
 pub mod users;

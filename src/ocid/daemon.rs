@@ -9,15 +9,18 @@ use tokio_util::task::TaskTracker;
 
 use super::config::{self, CgroupManager, Config};
 use super::container::Container;
-use super::container::spec::{Defaults, HostFacts};
+use super::container::capabilities;
+use super::container::facts::HostFacts;
+use super::container::seccomp::SeccompProfile;
+use super::container::spec::Defaults;
 use super::error::{Error, Result};
 use super::field::FieldError;
+use super::image::{ImageOptions, ImageStore};
 use super::network::Network;
 use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
-use super::storage::ImageStore;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 
 /// One daemon: settings, parts, and everything it keeps.
@@ -183,6 +186,48 @@ impl Daemon {
             .await
             .unwrap_or_else(|e| Err(Arc::new(Error::Internal(e.to_string()))))
     }
+}
+
+fn image_options(image: &config::Image) -> ImageOptions {
+    let mut options = ImageOptions {
+        insecure_registries: image.insecure_registries.clone(),
+        pinned_images: image.pinned_images.clone(),
+        ..ImageOptions::default()
+    };
+    for (setting, path) in [
+        (&mut options.auth_file, &image.global_auth_file),
+        (&mut options.policy, &image.signature_policy),
+    ] {
+        if !path.as_os_str().is_empty() {
+            *setting = path.clone();
+        }
+    }
+    options
+}
+
+/// What the runtime table says about every container.
+fn defaults(runtime: &config::Runtime) -> Result<Defaults> {
+    let mut capabilities = Vec::new();
+    for name in &runtime.default_capabilities {
+        let capability = capabilities::parse(name).ok_or_else(|| {
+            let problem = format!("`{name}` is not a capability");
+            Error::from(FieldError::new("crio.runtime.default_capabilities", problem))
+        })?;
+        capabilities.push(capability);
+    }
+    let profile = &runtime.seccomp_profile;
+    let seccomp_profile = if profile.as_os_str().is_empty() || !profile.exists() {
+        None
+    } else {
+        Some(Arc::new(SeccompProfile::load(profile).map_err(Error::from)?))
+    };
+    Ok(Defaults {
+        capabilities,
+        pids_limit: runtime.pids_limit,
+        env: runtime.default_env.clone(),
+        seccomp_profile,
+        ..Defaults::default()
+    })
 }
 
 /// The configured path, else the first program of this name where daemons look for programs.

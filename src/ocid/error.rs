@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::container::spec::SpecError;
+use super::container::error::SpecError;
 use super::field::FieldError;
 use super::image::ImageError;
 use super::monitor::client::ClientError;

@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Result, ensure};
 
 use crate::support::http::request;
+use crate::support::mirror::Mirror;
 use crate::support::registry::Registry;
+use crate::support::release;
 use crate::support::snapshot::Snapshot;
 use crate::support::{Machine, listing, redis};
 
@@ -73,5 +75,43 @@ fn the_registry_serves_the_redis_image() -> Result<()> {
     let reply = request(&machine, address, "GET", path, "text/plain", b"")?;
     ensure!(reply.status == 200, "{reply:?}");
     ensure!(String::from_utf8_lossy(&reply.body).contains("7-alpine"));
+    Ok(())
+}
+
+#[test]
+fn a_bare_machine_reaches_its_package_mirror_and_nothing_else() -> Result<()> {
+    let machine = Machine::bare()?;
+    let _way = Mirror::open(&machine)?;
+    machine.run(&["apt-get", "-qq", "update"])?;
+    machine.run(&["apt-get", "-qq", "-y", "install", "tini"])?;
+    ensure!(machine.has_package("tini"));
+    // A documentation address; nothing routes there, and no name resolves.
+    let elsewhere = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 80));
+    ensure!(machine.connect(elsewhere).is_err());
+    Ok(())
+}
+
+#[test]
+fn releases_have_upstreams_layout() -> Result<()> {
+    let machine = Machine::start()?;
+    let way = Mirror::open(&machine)?;
+    machine.run(&["apt-get", "-qq", "update"])?;
+    let docker = release::docker(&machine, &way)?;
+    machine.write("/srv/docker.tgz", docker.bytes.as_slice(), 0o644)?;
+    let listed = machine.run(&["tar", "-tzf", "/srv/docker.tgz"])?;
+    ensure!(
+        listed.starts_with("docker/\n") && listed.contains("docker/dockerd"),
+        "{listed}"
+    );
+    machine.write(
+        "/srv/plugins.tgz",
+        release::plugins()?.bytes.as_slice(),
+        0o644,
+    )?;
+    let listed = machine.run(&["tar", "-tzf", "/srv/plugins.tgz"])?;
+    ensure!(
+        listed.starts_with("./\n") && listed.contains("./bridge"),
+        "{listed}"
+    );
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::ocic::client::DEFAULT_SOCKET;
 /// not be reached, 2 when the command line or a config is wrong; `ctr execsync` with the code of
 /// the command it ran.
 #[derive(Debug, Parser)]
-#[command(name = "ocic", version, disable_help_subcommand = true)]
+#[command(name = "ocic", version)]
 pub struct Ocic {
     /// The daemon's socket
     #[arg(long, global = true, help_heading = "Everywhere", env = "OCIC_SOCKET", value_name = "PATH", visible_alias = "connect",

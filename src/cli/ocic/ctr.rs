@@ -1,7 +1,7 @@
 //! `ocic ctr ...`
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -164,7 +164,7 @@ async fn pull_missing(session: &Session<'_>, client: &Client, image: &str) -> Re
     if client.image_status(image, false).await?.image.is_none() {
         let note = format!("image `{image}` is not in the store: pulling it");
         session.output.note(&note);
-        client.pull_image(image, None).await?;
+        session.pull(client, image).await?;
     }
     Ok(())
 }
@@ -187,19 +187,52 @@ fn print_log(session: &Session<'_>, path: &Path, options: logs::Options) -> Resu
         source,
     };
     let file = File::open(path).map_err(|e| failed(logs::LogError::Read(e)))?;
-    let output = session.output;
-    logs::copy(
-        BufReader::new(file),
-        options,
-        |stream, bytes| match stream {
-            Stream::Stdout => output.bytes(bytes),
-            Stream::Stderr => output.error_bytes(bytes),
-        },
-    )
-    .map_err(|error| match error {
-        logs::LogError::Write(source) => Failure::Output(source),
-        other => failed(other),
-    })
+    let mut lines = Lines {
+        session,
+        stream: Stream::Stdout,
+        waiting: Vec::new(),
+    };
+    let copied = logs::copy(BufReader::new(file), options, |stream, bytes| {
+        lines.add(stream, bytes)
+    });
+    // What could be read is shown even when the rest cannot.
+    let flushed = lines.flush();
+    match copied {
+        Err(logs::LogError::Write(source)) => Err(Failure::Output(source)),
+        Err(other) => Err(failed(other)),
+        Ok(()) => flushed.map_err(Failure::Output),
+    }
+}
+
+/// Joins lines into larger writes, but never past a change of stream: where both are one terminal,
+/// they appear in the log's order.
+struct Lines<'a> {
+    session: &'a Session<'a>,
+    stream: Stream,
+    waiting: Vec<u8>,
+}
+
+impl Lines<'_> {
+    const ENOUGH: usize = 64 << 10;
+
+    fn add(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        if stream != self.stream || self.waiting.len() > Self::ENOUGH {
+            self.flush()?;
+            self.stream = stream;
+        }
+        self.waiting.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let output = self.session.output;
+        let written = match self.stream {
+            Stream::Stdout => output.bytes(&self.waiting),
+            Stream::Stderr => output.error_bytes(&self.waiting),
+        };
+        self.waiting.clear();
+        written
+    }
 }
 
 fn wanted(state: CtrState) -> ContainerState {

@@ -12,7 +12,7 @@ pub async fn run(session: &Session<'_>, verb: &ImageVerb) -> Result<(), Failure>
     match verb {
         ImageVerb::Pull { reference } => {
             let client = session.client().await?;
-            let kept = client.pull_image(reference, None).await?;
+            let kept = session.pull(&client, reference).await?;
             session.made("image_ref", &kept)
         }
         ImageVerb::List { reference, quiet } => {

@@ -346,6 +346,25 @@ async fn an_image_that_is_not_there_is_said_to_be_so() {
 }
 
 #[tokio::test]
+async fn a_pull_that_fails_names_the_image_and_why() {
+    let fake = FakeCri::start();
+    fake.answer("ImageStatus", ImageStatusResponse::default());
+    fake.answer("PodSandboxStatus", pod_status());
+    fake.refuse("PullImage", tonic::Status::unauthenticated("wants a login"));
+    let expected = "error: pull `r/i:1`\n  \
+                    caused by: PullImage: wants a login (code Unauthenticated)\n";
+    let ended = ocic(fake.socket(), &["image", "pull", "r/i:1"]).await;
+    assert!(ended.is(1));
+    assert_eq!(ended.stderr.text(), expected);
+    let config = example("container_redis.json");
+    let create = ["ctr", "create", "--pod", POD, "--config", &config];
+    let args = [&create[..], &["--image", "r/i:1"]].concat();
+    let ended = ocic(fake.socket(), &args).await;
+    assert!(ended.is(1) && ended.stderr.text().ends_with(expected));
+    assert!(!fake.calls().contains(&"CreateContainer".to_owned()));
+}
+
+#[tokio::test]
 async fn completions_and_the_manual_need_no_daemon() {
     let nowhere = Path::new("/nonexistent/ocid.sock");
     let ended = ocic(nowhere, &["completions", "bash"]).await;

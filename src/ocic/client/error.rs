@@ -54,8 +54,8 @@ impl ClientError {
                     Some("the socket is open to root and its group: try with `sudo`".to_owned())
                 }
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(format!(
-                    "is the daemon running? `systemctl status ocid`; `ocid --debug` runs it in the \
-                     foreground; `--socket PATH` names another socket than `{}`",
+                    "`crio-setup status` tells whether the daemon runs, `ocid --debug` runs it in the \
+                     foreground; one that listens elsewhere than `{}` is reached by `--socket PATH`",
                     socket.display()
                 )),
                 _ => None,

@@ -59,7 +59,6 @@ async fn make(
     daemon.names.take("container", name, &id)?;
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
     let container = Arc::new(Container::new(daemon.container_folder(&id), record));
-    daemon.images.lease(&image.id, &id);
     match build(daemon, &pod, &container, &image).await {
         Ok(()) => {
             daemon.containers.insert(&id, Arc::clone(&container));
@@ -135,7 +134,7 @@ async fn build(
         r.init = Some(created.init);
         r.monitor = Some(created.monitor);
         r.user = Some(built.user.clone());
-        r.stop_signal = built.stop_signal;
+        r.stop_signal = built.stop_signal.number();
         r.phase = Phase::Created;
     })?;
     container.commit().await

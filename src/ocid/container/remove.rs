@@ -46,8 +46,7 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
     let rootfs = daemon.bundle(&record.id).join("rootfs");
     let unmounted = {
         let daemon = Arc::clone(daemon);
-        let id = record.id.clone();
-        blocking(move || Ok(daemon.images.unmount_container(&id, &rootfs)?)).await
+        blocking(move || Ok(daemon.images.unmount_container(&rootfs)?)).await
     };
     deleted.and(unmounted)
 }
@@ -79,7 +78,6 @@ pub async fn teardown(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Resul
             daemon.images.remove_container(id)?;
             // The record goes last: while it stands, a restart goes on from here.
             remove_folder(daemon.root(), &Path::new("containers").join(id))?;
-            daemon.images.release(id);
             Ok(())
         })
         .await

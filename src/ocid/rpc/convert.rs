@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cri::v1;
 use crate::ocid::daemon::Daemon;
-use crate::ocid::image::Image;
+use crate::ocid::image::{Image, ImageUser};
 use crate::ocid::state::record::{ContainerRecord, Phase, SandboxRecord};
 
 /// Does a thing with these labels fit the selector: every pair of it, exactly?
@@ -142,7 +142,10 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
 }
 
 pub fn image(image: &Image) -> v1::Image {
-    let (uid, username) = user(image.config.config().as_ref().and_then(|c| c.user().as_deref()));
+    let (uid, username) = match image.user() {
+        ImageUser::Uid(uid) => (Some(uid.into()), String::new()),
+        ImageUser::Name(name) => (None, name),
+    };
     v1::Image {
         id: image.id.clone(),
         repo_tags: image.repo_tags.clone(),
@@ -155,27 +158,9 @@ pub fn image(image: &Image) -> v1::Image {
     }
 }
 
-/// The image's user as a number where it is one, else as a name; the group does not count here.
-fn user(user: Option<&str>) -> (Option<i64>, String) {
-    let user = user.unwrap_or_default();
-    let user = user.split_once(':').map_or(user, |(user, _)| user);
-    match user.parse() {
-        _ if user.is_empty() => (Some(0), String::new()),
-        Ok(uid) => (Some(uid), String::new()),
-        Err(_) => (None, user.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_image_user_is_a_number_or_a_name() {
-        assert_eq!(user(None), (Some(0), String::new()));
-        assert_eq!(user(Some("999:1")), (Some(999), String::new()));
-        assert_eq!(user(Some("redis")), (None, "redis".to_owned()));
-    }
 
     #[test]
     fn a_selector_needs_every_pair() {

@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use tonic::{Code, Response, Status};
 
+use crate::ocid::container::error::SpecErrorKind;
 use crate::ocid::error::{Error, Result};
+use crate::ocid::image::ImageError;
+use crate::ocid::runtime::RuntimeError;
+use crate::ocid::storage::StorageError;
 
 /// The answer to an RPC; a refusal or failure goes to the log as well.
 pub fn answer<T>(rpc: &'static str, answer: Result<T>) -> std::result::Result<Response<T>, Status> {
@@ -43,16 +47,45 @@ fn status(error: &Arc<Error>) -> Status {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
             _ => Code::Internal,
         },
-        Error::Spec(error) => error.code(),
-        Error::Image(error) => error.code(),
-        Error::Storage(error) => error.code(),
+        Error::Spec(error) => match error.kind() {
+            SpecErrorKind::Invalid => Code::InvalidArgument,
+            SpecErrorKind::NotFound => Code::NotFound,
+            SpecErrorKind::Precondition => Code::FailedPrecondition,
+            SpecErrorKind::Internal => Code::Internal,
+        },
+        Error::Image(error) => image(error),
+        Error::Storage(error) => storage(error),
         Error::Network(_) => Code::Internal,
-        Error::Runtime(error) => error.code(),
+        Error::Runtime(error) => match error {
+            RuntimeError::TimedOut { .. } => Code::DeadlineExceeded,
+            RuntimeError::NoSuchContainer { .. } => Code::NotFound,
+            RuntimeError::NotRunning { .. } => Code::FailedPrecondition,
+            RuntimeError::CommandNotFound { .. } => Code::InvalidArgument,
+            _ => Code::Internal,
+        },
         Error::Monitor(_) => Code::Unavailable,
         Error::CgroupParent(_) => Code::InvalidArgument,
         Error::Internal(_) => Code::Internal,
     };
     Status::new(code, chain(error))
+}
+
+fn image(error: &ImageError) -> Code {
+    match error {
+        ImageError::Reference(_) => Code::InvalidArgument,
+        ImageError::NotFound { .. } => Code::NotFound,
+        ImageError::Unauthenticated { .. } => Code::Unauthenticated,
+        ImageError::Denied { .. } | ImageError::Forbidden { .. } => Code::PermissionDenied,
+        ImageError::Unavailable { .. } => Code::Unavailable,
+        ImageError::Manifest { .. } | ImageError::WrongDigest { .. } => Code::DataLoss,
+        ImageError::Config { .. } => Code::FailedPrecondition,
+        ImageError::Layer { source, .. } | ImageError::Storage(source) => storage(source),
+        ImageError::Interrupted(_) => Code::Aborted,
+    }
+}
+
+fn storage(error: &StorageError) -> Code {
+    if error.is_full() { Code::ResourceExhausted } else { Code::Internal }
 }
 
 /// The error with its causes, outermost first.

@@ -3,27 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::config::{NamespaceMode, NamespaceOptions, SandboxConfig};
+use crate::host::namespace::Kind;
 use crate::ocid::field::{FieldError, plain};
-
-/// The parameters of an IPC namespace besides `fs.mqueue.*` (ipc_namespaces(7)).
-const IPC: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
-/// Which namespace a parameter belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    Net,
-    Ipc,
-    Uts,
-}
 
 /// The name with dots between its parts. As sysctl(8) has it, the first separator decides: after a
 /// slash the dots belong to the parts (`net/ipv4/conf/eth0.100/rp_filter`), and are written as
@@ -52,36 +33,19 @@ pub fn normalised(name: &str) -> Option<String> {
     (name.contains('.') && name.split('.').all(part_is_name)).then_some(name)
 }
 
-/// The file of a parameter below `/proc/sys`, e.g. `net/ipv4/ip_forward`; `name` as
-/// [`normalised`] gives it.
-pub fn file(name: &str) -> String {
-    let swap = |c| match c {
-        '.' => '/',
-        '/' => '.',
-        c => c,
-    };
-    name.chars().map(swap).collect()
-}
-
-/// The namespace that a (normalised) parameter belongs to; None for one of the whole machine.
-pub fn owner(name: &str) -> Option<Owner> {
-    if name.starts_with("net.") {
-        Some(Owner::Net)
-    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
-        Some(Owner::Ipc)
-    } else if name == "kernel.domainname" {
-        Some(Owner::Uts)
-    } else {
-        None
-    }
+/// The namespace that a (normalised) parameter belongs to; None for one of the whole machine, and
+/// for the host name, which has a field of its own.
+fn owner(name: &str) -> Option<Kind> {
+    Kind::of_sysctl(name).filter(|_| name != "kernel.hostname")
 }
 
 /// Does a pod with these namespaces have one of its own for the parameter?
-fn is_own(owner: Owner, namespaces: &NamespaceOptions) -> bool {
+fn is_own(owner: Kind, namespaces: &NamespaceOptions) -> bool {
     match owner {
         // The host's network goes with the host's name.
-        Owner::Net | Owner::Uts => namespaces.network != NamespaceMode::Node,
-        Owner::Ipc => namespaces.ipc != NamespaceMode::Node,
+        Kind::Net | Kind::Uts => namespaces.network != NamespaceMode::Node,
+        Kind::Ipc => namespaces.ipc != NamespaceMode::Node,
+        Kind::Pid => false,
     }
 }
 
@@ -110,7 +74,10 @@ pub(super) fn parse(
 
 /// The parameters to write into a pod's new namespaces: the configured defaults (`name=value`) that
 /// apply to it, then its own. Names are [`normalised`].
-pub fn effective(config: &SandboxConfig, defaults: &[(String, String)]) -> Vec<(String, String)> {
+pub fn effective(
+    config: &SandboxConfig,
+    defaults: &[(String, String)],
+) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (name, value) in defaults {
         if let Some(name) = normalised(name)
@@ -120,7 +87,7 @@ pub fn effective(config: &SandboxConfig, defaults: &[(String, String)]) -> Vec<(
         }
     }
     all.extend(config.sysctls.clone());
-    all.into_iter().collect()
+    all
 }
 
 #[cfg(test)]
@@ -156,7 +123,6 @@ mod tests {
         let vlan = one("net/ipv4/conf/eth0.100/rp_filter", "0 1", false).unwrap();
         let name = vlan.keys().next().unwrap();
         assert_eq!(name, "net.ipv4.conf.eth0/100.rp_filter");
-        assert_eq!(file(name), "net/ipv4/conf/eth0.100/rp_filter");
     }
 
     #[test]
@@ -192,9 +158,7 @@ mod tests {
         config.namespaces.ipc = NamespaceMode::Node;
         let ping = ("net.ipv4.ping_group_range", "0 100");
         config.sysctls = [(ping.0.to_owned(), ping.1.to_owned())].into();
-        assert_eq!(
-            effective(&config, &defaults),
-            [(ping.0.to_owned(), ping.1.to_owned())]
-        );
+        let own = [(ping.0.to_owned(), ping.1.to_owned())].into();
+        assert_eq!(effective(&config, &defaults), own);
     }
 }

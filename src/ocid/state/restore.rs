@@ -102,7 +102,6 @@ async fn restore_container(
     }
     let name = container_name(&record);
     daemon.names.take("container", &name, &record.id)?;
-    daemon.images.lease(&record.image_id, &record.id);
     daemon.containers.insert(&record.id, Arc::clone(container));
     if record.boot_id != boot && record.phase != Phase::Stopped {
         // Its process ids name other processes by now.

@@ -108,7 +108,7 @@ pub fn docker(machine: &Machine, _way: &Mirror) -> Result<Release> {
         ("ctr", "usr/bin/ctr"),
         ("docker", "usr/bin/docker"),
         ("docker-init", "usr/bin/tini"),
-        ("docker-proxy", "usr/bin/docker-proxy"),
+        ("docker-proxy", "usr/sbin/docker-proxy"),
         ("dockerd", "usr/sbin/dockerd"),
     ] {
         let path = tree.join(from);

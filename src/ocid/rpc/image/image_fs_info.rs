@@ -16,7 +16,7 @@ pub async fn image_fs_info(
 ) -> Result<ImageFsInfoResponse> {
     let usage = {
         let daemon = Arc::clone(daemon);
-        blocking(move || Ok(daemon.images.usage()?)).await?
+        blocking(move || Ok(daemon.images.usage())).await?
     };
     let usage = FilesystemUsage {
         timestamp: now_ns(),

@@ -17,7 +17,14 @@ pub async fn pull_image(
     if spec.image.is_empty() {
         return Err(Arc::new(FieldError::required("image.image").into()));
     }
-    let auth = request.auth.map(RegistryAuth::try_from).transpose().map_err(Error::from)?.flatten();
+    let auth = request.auth.map(|auth| RegistryAuth {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: auth.server_address,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    });
     let daemon = Arc::clone(daemon);
     daemon
         .clone()

@@ -1,0 +1,351 @@
+//! From a parsed config to the OCI runtime specification (config.json).
+//!
+//! What a container gets is what CRI-O gives: users move between the two. Where the machine lacks a
+//! privilege the container gets what there is, and the caller a warning to log; where it lacks a
+//! thing that was asked for by name, the container is refused.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::ImageConfiguration;
+use oci_spec::runtime::{Capability, Linux, Process, Root, Spec, User};
+
+use super::capabilities::{self, Granted, name as capability_name};
+use super::config::ContainerConfig;
+use super::confinement::{
+    apparmor_of, hidden_paths, no_apparmor, readonly_paths, seccomp_of, selinux_of,
+};
+use super::devices::Devices;
+use super::error::SpecError;
+use super::facts::HostFacts;
+use super::mounts::Mounts;
+use super::namespaces;
+use super::process;
+use super::security::Profile;
+use super::signal::Signal;
+use super::user::{self, ResolvedUser};
+use crate::host::fs::read_capped;
+use crate::host::rooted::Rooted;
+use crate::ocid::field::FieldError;
+use crate::ocid::sandbox::config::SandboxConfig;
+
+/// The version of the specification that every runtime in use reads.
+const OCI_VERSION: &str = "1.0.2";
+
+/// Prefixes of annotations that change what the runtime does to the machine (systemd properties of
+/// runc, hooks and handlers of crun); no config of a container may carry them.
+const RUNTIMES_OWN: [&str; 2] = ["org.systemd.property.", "run.oci."];
+
+pub use super::defaults::{Defaults, Ulimit};
+
+/// Everything that a specification is made from.
+#[derive(Debug)]
+pub struct SpecInputs<'a> {
+    pub container_id: &'a str,
+    pub config: &'a ContainerConfig,
+    pub sandbox: &'a SandboxView<'a>,
+    pub image: &'a ImageConfiguration,
+    /// Mounted and writable.
+    pub rootfs: &'a Path,
+    pub defaults: &'a Defaults,
+    pub host: &'a HostFacts,
+}
+
+/// The pod as its containers see it.
+#[derive(Debug)]
+pub struct SandboxView<'a> {
+    pub id: &'a str,
+    pub config: &'a SandboxConfig,
+    /// Pinned namespaces; None: the machine's.
+    pub net: Option<PathBuf>,
+    pub ipc: Option<PathBuf>,
+    pub uts: Option<PathBuf>,
+    /// None: the pod shares none; the machine's where its mode is `Node`, else one per container.
+    pub pid: Option<PathBuf>,
+    /// Init of the container that a `Target` mode names.
+    pub target_pid: Option<i32>,
+    /// Files to be mounted; an empty path is left out.
+    pub resolv_conf: PathBuf,
+    pub hosts: PathBuf,
+    pub hostname: PathBuf,
+    pub shm: PathBuf,
+    /// Of the container, in the form of the runtime's cgroup driver.
+    pub cgroups_path: String,
+}
+
+/// The specification and what else came out of it.
+#[derive(Debug)]
+pub struct BuiltSpec {
+    pub spec: Spec,
+    pub user: ResolvedUser,
+    pub stop_signal: Signal,
+    /// To be logged; a shortcoming of the machine is in the first container's only.
+    pub warnings: Vec<String>,
+}
+
+/// Refuses a pod that asks for what no container of it could get.
+pub fn check_sandbox(config: &SandboxConfig, host: &HostFacts) -> Result<(), SpecError> {
+    let at = "config.linux.security_context";
+    if config.namespaces.userns.is_some() {
+        return Err(no_userns(at));
+    }
+    if let (Profile::Localhost(name), false) = (&config.security.apparmor, host.apparmor) {
+        return Err(no_apparmor(at, name));
+    }
+    Ok(())
+}
+
+/// Makes the specification. Folders that the container needs in its root (working folder, volumes)
+/// and missing mount sources on the machine are made on the way.
+pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
+    let SpecInputs {
+        config,
+        sandbox,
+        defaults,
+        host,
+        ..
+    } = *inputs;
+    let security = &config.security;
+    let image = inputs.image.config().as_ref();
+    check(inputs)?;
+
+    let mut warnings = Vec::new();
+    let rootfs = Rooted::open(inputs.rootfs)
+        .map_err(|e| SpecError::io("open the root file system", inputs.rootfs, e))?;
+    let args = process::args(config, image)?;
+    let cwd = process::cwd(config, image);
+    let image_user = image.and_then(|i| i.user().as_deref()).unwrap_or("");
+    let user = user::resolve(&rootfs, image_user, security)?;
+    let granted = capabilities::grant(
+        &defaults.capabilities,
+        &security.capabilities,
+        security.privileged,
+        &host.bounding,
+    );
+    warn_of_capabilities(inputs, &granted, &mut warnings);
+    let readonly = security.readonly_rootfs || defaults.read_only;
+    let mounts = Mounts::new(inputs, readonly)?;
+    let mut asked = defaults.devices.clone();
+    asked.extend(config.devices.iter().cloned());
+    let devices = Devices::new(&asked, security.privileged)?;
+    let seccomp = seccomp_of(inputs, &granted)?;
+    let apparmor = apparmor_of(inputs, &mut warnings)?;
+    let selinux = selinux_of(inputs, &mut warnings);
+
+    let mut resources = config
+        .resources
+        .oci(defaults.pids_limit, host, &mut warnings)?;
+    resources.set_devices(Some(devices.rules));
+
+    prepare_root(inputs, &rootfs, &cwd, &user)?;
+
+    let mut oci_user = User::default();
+    oci_user
+        .set_uid(user.uid)
+        .set_gid(user.gid)
+        .set_additional_gids(Some(user.supplemental.clone()));
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(config.tty))
+        .set_user(oci_user)
+        .set_args(Some(args))
+        .set_env(Some(process::env(
+            config,
+            image,
+            &defaults.env,
+            &hostname(sandbox),
+        )))
+        .set_cwd(cwd.into())
+        .set_capabilities(Some(granted.oci(defaults.add_inheritable_capabilities)?))
+        .set_rlimits(defaults.rlimits(host, &mut warnings)?)
+        .set_no_new_privileges(Some(security.no_new_privs))
+        .set_apparmor_profile(apparmor)
+        .set_selinux_label(selinux)
+        .set_oom_score_adj(Some(oom_score_adj(inputs, &mut warnings)));
+
+    let mut linux = Linux::default();
+    linux
+        .set_sysctl(None)
+        .set_resources(Some(resources))
+        .set_cgroups_path(Some(sandbox.cgroups_path.clone().into()))
+        .set_namespaces(Some(namespaces::of(inputs)?))
+        .set_devices((!devices.nodes.is_empty()).then_some(devices.nodes))
+        .set_seccomp(seccomp)
+        .set_rootfs_propagation(mounts.root_propagation.map(str::to_owned))
+        .set_masked_paths(Some(hidden_paths(inputs)))
+        .set_readonly_paths(Some(readonly_paths(inputs)));
+
+    let mut root = Root::default();
+    root.set_path(inputs.rootfs.to_owned())
+        .set_readonly(Some(readonly));
+    let stop_signal = stop_signal(inputs, &mut warnings);
+    let mut spec = Spec::default();
+    spec.set_version(OCI_VERSION.to_owned())
+        .set_root(Some(root))
+        .set_mounts(Some(mounts.list))
+        .set_process(Some(process))
+        // The pinned UTS namespace has its name already; the runtime would set it once more.
+        .set_hostname(None)
+        .set_annotations(Some(annotations(inputs)))
+        .set_linux(Some(linux));
+    Ok(BuiltSpec {
+        spec,
+        user,
+        stop_signal,
+        warnings,
+    })
+}
+
+/// What can be said before anything is touched.
+fn check(inputs: &SpecInputs<'_>) -> Result<(), SpecError> {
+    let at = "config.linux.security_context";
+    let pod = inputs.sandbox.config;
+    if inputs.config.security.privileged && !pod.security.privileged {
+        let problem = "is true, but the pod is not privileged";
+        return Err(FieldError::new(format!("{at}.privileged"), problem).into());
+    }
+    if inputs
+        .config
+        .security
+        .namespaces(&pod.namespaces)
+        .userns
+        .is_some()
+    {
+        return Err(no_userns(at));
+    }
+    if !inputs.config.cdi_devices.is_empty() {
+        return Err(SpecError::Unavailable {
+            field: "config.CDI_devices".to_owned(),
+            need: "devices by the Container Device Interface".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn no_userns(at: &str) -> SpecError {
+    SpecError::Unavailable {
+        field: format!("{at}.namespace_options.userns_options"),
+        need: "user namespaces for pods".to_owned(),
+    }
+}
+
+/// Folders in the container's root; volumes belong to whom the container runs as.
+fn prepare_root(
+    inputs: &SpecInputs<'_>,
+    rootfs: &Rooted,
+    cwd: &str,
+    user: &ResolvedUser,
+) -> Result<(), SpecError> {
+    let make = |path: &Path, owner| {
+        rootfs
+            .create_dir_all(path, 0o755, owner)
+            .map_err(|e| SpecError::io("make the container's folder", path, e))
+    };
+    let image = inputs.image.config().as_ref();
+    for volume in image
+        .and_then(|i| i.volumes().as_deref())
+        .unwrap_or_default()
+    {
+        let path = Path::new(volume);
+        if !inputs
+            .config
+            .mounts
+            .iter()
+            .any(|m| m.container_path == path)
+        {
+            make(path, Some((user.uid, user.gid)))?;
+        }
+    }
+    make(Path::new(cwd), None)?;
+    make(Path::new("/etc"), None)?;
+    // Programs that read /etc/mtab find what they look for, as in any docker container.
+    rootfs
+        .symlink(Path::new("/proc/mounts"), Path::new("/etc/mtab"))
+        .map_err(|e| SpecError::io("link", "/etc/mtab", e))
+}
+
+fn warn_of_capabilities(inputs: &SpecInputs<'_>, granted: &Granted, warnings: &mut Vec<String>) {
+    if !granted.refused.is_empty() {
+        let names: Vec<String> = granted
+            .refused
+            .iter()
+            .copied()
+            .map(capability_name)
+            .collect();
+        warnings.push(format!(
+            "this machine does not have {}, so container {} does not either",
+            names.join(", "),
+            inputs.container_id
+        ));
+    }
+    if inputs.config.security.privileged && !inputs.host.has(Capability::SysResource) {
+        warnings.extend(inputs.host.once(
+            "privileged",
+            "this machine lacks CAP_SYS_RESOURCE; privileged containers get the capabilities it has",
+        ));
+    }
+}
+
+/// Without CAP_SYS_RESOURCE a process cannot go below its parent's score. Said or not, a score is
+/// always set: a container must not inherit the daemon's protection.
+fn oom_score_adj(inputs: &SpecInputs<'_>, warnings: &mut Vec<String>) -> i32 {
+    let wanted = inputs.config.resources.oom_score_adj;
+    let least = inputs.host.oom_score_adj;
+    if wanted >= least || inputs.host.has(Capability::SysResource) {
+        return wanted;
+    }
+    warnings.extend(inputs.host.once(
+        "oom_score_adj",
+        "this machine lacks CAP_SYS_RESOURCE; oom scores below the daemon's own are raised to it",
+    ));
+    least
+}
+
+/// The name in the pod's hostname file, else the one the pod asks for.
+fn hostname(sandbox: &SandboxView<'_>) -> String {
+    let file = read_capped(&sandbox.hostname, 4096).unwrap_or_default();
+    let file = String::from_utf8_lossy(&file);
+    let name = file.lines().next().map(str::trim).unwrap_or_default();
+    if !name.is_empty() {
+        return name.to_owned();
+    }
+    let machine = nix::unistd::gethostname().unwrap_or_default();
+    sandbox
+        .config
+        .hostname_or(sandbox.id, &machine.to_string_lossy())
+}
+
+fn stop_signal(inputs: &SpecInputs<'_>, warnings: &mut Vec<String>) -> Signal {
+    let image = inputs.image.config().as_ref();
+    let of_image = image.and_then(|i| i.stop_signal().as_deref()).unwrap_or("");
+    match (inputs.config.stop_signal, of_image) {
+        (Some(signal), _) => signal,
+        (None, "") => Signal::TERM,
+        (None, name) => Signal::parse(name).unwrap_or_else(|| {
+            warnings.push(format!(
+                "the image's stop signal `{}` does not exist; container {} is stopped by SIGTERM",
+                name.escape_debug(),
+                inputs.container_id
+            ));
+            Signal::TERM
+        }),
+    }
+}
+
+/// The container's own, and those by which hooks made for CRI-O tell containers from pods.
+fn annotations(inputs: &SpecInputs<'_>) -> HashMap<String, String> {
+    let of_runtime = |name: &str| RUNTIMES_OWN.iter().any(|p| name.starts_with(p));
+    let own = inputs.config.annotations.iter();
+    let mut all: HashMap<String, String> = own
+        .filter(|(name, _)| !of_runtime(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    for (name, value) in [
+        ("ContainerType", "container"),
+        ("ContainerID", inputs.container_id),
+        ("SandboxID", inputs.sandbox.id),
+    ] {
+        all.insert(format!("io.kubernetes.cri-o.{name}"), value.to_owned());
+    }
+    all
+}
