@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 
 /// Each part with the parts it may use.
 const EDGES: [(&str, &[&str]); 8] = [
-    ("cli", &["setup", "ocid", "ocic", "artifact", "template", "cri", "host"]),
+    (
+        "cli",
+        &[
+            "setup", "ocid", "ocic", "artifact", "template", "cri", "host",
+        ],
+    ),
     ("setup", &["ocic", "artifact", "template", "cri", "host"]),
     ("ocid", &["artifact", "template", "cri", "host"]),
     ("ocic", &["artifact", "template", "cri", "host"]),
@@ -33,7 +38,10 @@ fn parts_use_only_what_lies_below_them() {
             }
         }
     }
-    assert!(seen > 100, "only {seen} uses were found: the search is broken");
+    assert!(
+        seen > 100,
+        "only {seen} uses were found: the search is broken"
+    );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -62,11 +70,16 @@ fn files(src: &Path, part: &str) -> Vec<PathBuf> {
 fn uses(text: &str) -> Vec<&str> {
     let word = |text| {
         let text: &str = text;
-        let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+        let end = text
+            .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .unwrap_or(text.len());
         &text[..end]
     };
     let mut found = Vec::new();
-    for (_, rest) in text.match_indices("crate::").map(|(at, m)| (at, &text[at + m.len()..])) {
+    for (_, rest) in text
+        .match_indices("crate::")
+        .map(|(at, m)| (at, &text[at + m.len()..]))
+    {
         match rest.strip_prefix('{') {
             Some(list) => {
                 let list = list.split('}').next().unwrap_or_default();

@@ -1,9 +1,9 @@
 //! The command line: clap types, terminal output, exit codes; nothing else.
 
+pub mod manual;
 pub mod ocic;
 pub mod ocid;
 pub mod output;
-pub mod setup;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -29,7 +29,10 @@ pub enum Face {
 /// The face, and how many of the words it is named by.
 fn face(argv: &[OsString]) -> (Face, usize) {
     let word = |i: usize| argv.get(i).and_then(|word| word.to_str());
-    let name = argv.first().and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str);
+    let name = argv
+        .first()
+        .and_then(|path| Path::new(path).file_name())
+        .and_then(OsStr::to_str);
     let (first, named) = match (name, word(1)) {
         (Some("ocid"), _) => (Face::Ocid, 1),
         (Some("ocic"), _) => (Face::Ocic, 1),
@@ -55,9 +58,11 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let named = |name: &str| std::iter::once(OsString::from(name)).chain(rest());
     match face {
         Face::Monitor => crate::ocid::monitor::main(),
-        Face::Pause => crate::ocid::pause::main(),
-        Face::SelftestPeer => crate::setup::selftest::peer::main(rest()),
-        Face::Setup => setup::run(named("crio-setup")),
+        Face::Pause => crate::ocid::pause::main(rest()),
+        Face::SelftestPeer | Face::Setup => {
+            eprintln!("error: this build has no installer");
+            ExitCode::from(2)
+        }
         Face::Ocid => ocid::run(named("ocid")),
         Face::Ocic => ocic::run(named("ocic")),
     }

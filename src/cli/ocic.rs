@@ -16,6 +16,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::cli::manual;
 use crate::cli::output::{Format, Output, Table, is_gone};
 use crate::cri::v1::ExecSyncResponse;
 use crate::ocic::client::{Client, ClientError};
@@ -140,10 +141,7 @@ async fn perform(cli: &Ocic, output: &Output) -> Result<ExitCode, Failure> {
             output.bytes(&script).map_err(Failure::Output)?;
         }
         Verb::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Ocic::command())
-                .render(&mut page)
-                .map_err(Failure::Output)?;
+            let page = manual::page(Ocic::command()).map_err(Failure::Output)?;
             output.bytes(&page).map_err(Failure::Output)?;
         }
     }

@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::output;
 use crate::ocid::server::{self, Options, ServerError};
@@ -35,16 +38,37 @@ struct Ocid {
 
 /// Runs the daemon in the foreground until SIGTERM. Exit codes: 0, 1 it failed, 2 it was called wrongly.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let Ocid { config, debug, listen, root, runroot } = match Ocid::try_parse_from(args) {
+    let Ocid {
+        config,
+        debug,
+        listen,
+        root,
+        runroot,
+    } = match Ocid::try_parse_from(args) {
         Ok(ocid) => ocid,
         Err(error) => return super::usage(&error),
     };
-    match serve(&Options { config, listen, root, runroot }, debug) {
+    match serve(
+        &Options {
+            config,
+            listen,
+            root,
+            runroot,
+        },
+        debug,
+    ) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = error.hint();
-            eprintln!("{}", output::describe(output::Style::stderr(), &error, hint.as_deref()));
-            ExitCode::from(if matches!(error, ServerError::Config(_)) { 2 } else { 1 })
+            eprintln!(
+                "{}",
+                output::describe(output::Style::stderr(), &error, hint.as_deref())
+            );
+            ExitCode::from(if matches!(error, ServerError::Config(_)) {
+                2
+            } else {
+                1
+            })
         }
     }
 }
@@ -59,16 +83,20 @@ fn serve(options: &Options, debug: bool) -> Result<(), ServerError> {
     server::run(loaded.config)
 }
 
-/// One line per event; under systemd the journal adds the time.
+/// One line per event; under systemd the journal adds the time. Libraries speak from `info` upwards:
+/// at `debug` every frame of HTTP/2 would drown ours.
 fn log_to_stderr(level: Level) {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let ours = Targets::new()
+        .with_default(level.min(Level::INFO))
+        .with_target("crio_setup", level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(level >= Level::DEBUG);
+    let registry = tracing_subscriber::registry();
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().init();
+        registry.with(lines.without_time().with_filter(ours)).init();
     } else {
-        builder.init();
+        registry.with(lines.with_filter(ours)).init();
     }
 }

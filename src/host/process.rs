@@ -1,15 +1,22 @@
 //! Processes told apart for certain: pidfds instead of pids, start times against reuse.
 #![allow(unsafe_code)]
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A process that cannot be confused with a later one of the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +76,12 @@ impl PidFd {
 
     /// Sends a signal; `NotFound` when the process is gone.
     pub fn kill(&self, signal: Signal) -> io::Result<()> {
-        let (fd, number) = (self.0.as_raw_fd(), signal as libc::c_int);
+        self.send(signal as libc::c_int)
+    }
+
+    /// Sends a signal by its number, a real-time one too; `NotFound` when the process is gone.
+    pub fn send(&self, number: i32) -> io::Result<()> {
+        let fd = self.0.as_raw_fd();
         let no_info: *const libc::siginfo_t = std::ptr::null();
         // SAFETY: a null siginfo asks the kernel for the one kill(2) would send.
         let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, no_info, 0) };
@@ -109,6 +121,173 @@ impl AsRawFd for PidFd {
         self.0.as_raw_fd()
     }
 }
+
+impl PidFd {
+    /// Waits for the exit in an async runtime.
+    pub async fn exited(&self) -> io::Result<()> {
+        let fd = self.0.as_fd();
+        // SAFETY: the borrowed descriptor is `self`'s, which outlives the registration.
+        let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        watched.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Takes the exit status of a child of ours, so that it does not stay a zombie; `None` while it runs or
+    /// when it is not our child.
+    pub fn reap(&self) -> Option<WaitStatus> {
+        match waitid(
+            Id::PIDFd(self.0.as_fd()),
+            WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG,
+        ) {
+            Ok(WaitStatus::StillAlive) | Err(_) => None,
+            Ok(status) => Some(status),
+        }
+    }
+}
+
+/// Takes the status of any one child that has ended; `None` when there is none at the moment. Unlike nix's
+/// `waitpid` it knows deaths by real-time signals.
+pub fn reap_any() -> io::Result<Option<(i32, ExitStatus)>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: stores one int at the given address.
+        match unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) } {
+            0 => return Ok(None),
+            pid @ 1.. => return Ok(Some((pid, ExitStatus::from_raw(status)))),
+            _ => match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    }
+}
+
+/// One line of `/proc/PID/stat`, as far as family ties go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Relation {
+    id: ProcessId,
+    parent: i32,
+    session: i32,
+    zombie: bool,
+}
+
+impl Relation {
+    fn parse(pid: i32, stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().take(4).collect();
+        let [state, parent, _group, session] = fields.as_slice() else {
+            return None;
+        };
+        Some(Self {
+            id: ProcessId {
+                pid,
+                start_time: parse_start_time(stat)?,
+            },
+            parent: parent.parse().ok()?,
+            session: session.parse().ok()?,
+            zombie: *state == "Z",
+        })
+    }
+
+    /// Every process there is. One that ends while we look is left out.
+    fn all() -> io::Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
+                all.extend(Self::parse(pid, &stat));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Those of `all` that descend from `ancestor` or belong to `session` or descend from one that does;
+/// never `ancestor` itself.
+fn family(all: &[Relation], ancestor: i32, session: Option<i32>) -> Vec<ProcessId> {
+    let mut members: HashSet<i32> = HashSet::from([ancestor]);
+    loop {
+        let before = members.len();
+        for p in all {
+            if members.contains(&p.parent) || session == Some(p.session) {
+                members.insert(p.id.pid);
+            }
+        }
+        if members.len() == before {
+            break;
+        }
+    }
+    let member = |p: &&Relation| p.id.pid != ancestor && !p.zombie && members.contains(&p.id.pid);
+    all.iter().filter(member).map(|p| p.id).collect()
+}
+
+/// Kills what descends from `ancestor` (not `ancestor` itself) and everyone in `session`, the members who were
+/// adopted by another process too. Stops each one first, so that none can fork away from under the search.
+/// Answers how many were killed.
+pub fn kill_family(ancestor: i32, session: Option<i32>) -> io::Result<usize> {
+    let mut found: HashMap<i32, PidFd> = HashMap::new();
+    loop {
+        let before = found.len();
+        for id in family(&Relation::all()?, ancestor, session) {
+            if found.contains_key(&id.pid) {
+                continue;
+            }
+            match id
+                .open()
+                .and_then(|fd| fd.kill(Signal::SIGSTOP).map(|()| fd))
+            {
+                Ok(fd) => {
+                    found.insert(id.pid, fd);
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if found.len() == before {
+            break;
+        }
+    }
+    for fd in found.values() {
+        match fd.kill(Signal::SIGKILL) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(found.len())
+}
+
+/// Forks with `clone(2)` flags of choice (new namespaces, another parent) and runs `child` in the new process,
+/// which ends with the code that it returns. Answers the child's pid in our own PID namespace.
+///
+/// Refused in a process with more than one thread: the child would find locks held by threads it does not have.
+pub fn fork_with(flags: CloneFlags, child: impl FnOnce() -> i32) -> io::Result<i32> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other(
+            "a process with threads cannot be forked safely",
+        ));
+    }
+    let flags = libc::c_ulong::from(flags.bits().cast_unsigned()) | SIGCHLD_FLAG;
+    // SAFETY: without a new stack and without CLONE_VM this is fork(2); the process has one thread, so the
+    // child's copy of memory is consistent. The trailing arguments are unused without their flags.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) } {
+        0 => {
+            let code = child();
+            // SAFETY: ends the child at once; handlers and buffers of the parent's copy must not run.
+            unsafe { libc::_exit(code) }
+        }
+        pid => i32::try_from(pid)
+            .ok()
+            .filter(|&pid| pid > 0)
+            .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// The signal that the parent gets at the child's end stands in the flags' low byte.
+const SIGCHLD_FLAG: libc::c_ulong = libc::SIGCHLD as libc::c_ulong;
 
 fn no_such_process(e: io::Error) -> io::Error {
     if e.raw_os_error() == Some(libc::ESRCH) {
@@ -152,5 +331,75 @@ mod tests {
             start_time: 1,
         };
         assert!(!id.is_running());
+    }
+
+    fn relation(pid: i32, parent: i32, session: i32) -> Relation {
+        let id = ProcessId { pid, start_time: 1 };
+        Relation {
+            id,
+            parent,
+            session,
+            zombie: false,
+        }
+    }
+
+    #[test]
+    fn a_family_is_children_and_session() {
+        let all = [
+            relation(9, 8, 3), // grandchild, listed before its parent
+            relation(8, 5, 8),
+            relation(5, 1, 5),
+            relation(20, 1, 7), // adopted, but of the session
+            relation(21, 20, 21),
+            relation(30, 1, 30),
+        ];
+        let pids =
+            |session| -> Vec<i32> { family(&all, 5, session).iter().map(|p| p.pid).collect() };
+        assert_eq!(pids(None), [9, 8]);
+        assert_eq!(pids(Some(7)), [9, 8, 20, 21]);
+    }
+
+    #[test]
+    fn relations_are_read_past_a_hostile_name() {
+        let stat = "7 (a) b) (c) Z 3 4 5 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        let r = Relation::parse(7, stat).unwrap();
+        assert_eq!(
+            (r.id.start_time, r.parent, r.session, r.zombie),
+            (4242, 3, 5, true)
+        );
+        assert_eq!(Relation::parse(7, "7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn a_tree_is_killed_with_those_who_left_it() {
+        // The shell leads a session, its child leaves the tree (orphaned by the subshell) and stays in it.
+        let inner = "echo $$; (sleep 300 & echo $!); sleep 300";
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("setsid sh -c '{inner}' & wait")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines =
+            std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let mut pid = || lines.next().unwrap().unwrap().parse::<i32>().unwrap();
+        let (leader, orphan) = (pid(), pid());
+        let watched = [leader, orphan].map(|p| PidFd::open(p).unwrap());
+        let killed = kill_family(child.id() as i32, Some(leader)).unwrap();
+        assert!(killed >= 2, "{killed}");
+        for fd in &watched {
+            assert!(fd.wait(Duration::from_secs(10)).unwrap());
+        }
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_exit_is_awaited_and_reaped() {
+        let mut child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let fd = ProcessId::of(child.id() as i32).unwrap().open().unwrap();
+        fd.exited().await.unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        assert_eq!(fd.reap(), Some(WaitStatus::Exited(pid, 3)));
+        assert_eq!(fd.reap(), None);
+        assert!(child.wait().is_err(), "there is nothing left to wait for");
     }
 }

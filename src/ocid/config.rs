@@ -127,7 +127,9 @@ impl Default for Crio {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: DEFAULT_SOCKET.into() }
+        Self {
+            listen: DEFAULT_SOCKET.into(),
+        }
     }
 }
 
@@ -187,7 +189,10 @@ pub enum ConfigError {
     #[error("read the configuration `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("parse the configuration `{}`", path.display())]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    Parse {
+        path: PathBuf,
+        source: Box<toml::de::Error>,
+    },
     #[error("`{key}` in the configuration: {problem}")]
     Value { key: &'static str, problem: String },
 }
@@ -210,18 +215,34 @@ const CAP: u64 = 1 << 20;
 pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
     let mut ignored = Vec::new();
     let mut merged = Table::new();
-    let main = if required || file.exists() { Some(file.to_owned()) } else { None };
+    let main = if required || file.exists() {
+        Some(file.to_owned())
+    } else {
+        None
+    };
     for path in main.into_iter().chain(drop_ins(file)?) {
-        let read = |source| ConfigError::Read { path: path.clone(), source };
+        let read = |source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        };
         let text = String::from_utf8(read_capped(&path, CAP).map_err(read)?)
             .map_err(|e| read(io::Error::new(io::ErrorKind::InvalidData, e)))?;
-        let (table, unknown) = parse(&text)
-            .map_err(|source| ConfigError::Parse { path: path.clone(), source: Box::new(source) })?;
-        ignored.extend(unknown.into_iter().map(|key| format!("{}: {key}", path.display())));
+        let (table, unknown) = parse(&text).map_err(|source| ConfigError::Parse {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
+        ignored.extend(
+            unknown
+                .into_iter()
+                .map(|key| format!("{}: {key}", path.display())),
+        );
         lay_over(&mut merged, table);
     }
-    let config = Config::deserialize(Value::Table(merged))
-        .map_err(|source| ConfigError::Parse { path: file.to_owned(), source: Box::new(source) })?;
+    let config =
+        Config::deserialize(Value::Table(merged)).map_err(|source| ConfigError::Parse {
+            path: file.to_owned(),
+            source: Box::new(source),
+        })?;
     config.check()?;
     Ok(Loaded { config, ignored })
 }
@@ -240,7 +261,10 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut folder = file.as_os_str().to_owned();
     folder.push(".d");
     let folder = PathBuf::from(folder);
-    let read = |source| ConfigError::Read { path: folder.clone(), source };
+    let read = |source| ConfigError::Read {
+        path: folder.clone(),
+        source,
+    };
     let entries = match std::fs::read_dir(&folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(read)?,
@@ -283,13 +307,26 @@ impl Config {
             }
         }
         let runtime = &self.crio.runtime;
-        if !runtime.runtimes.is_empty() && !runtime.runtimes.contains_key(&runtime.default_runtime) {
-            let problem = format!("no table `crio.runtime.runtimes.{}`", runtime.default_runtime);
-            return Err(ConfigError::Value { key: "crio.runtime.default_runtime", problem });
+        if !runtime.runtimes.is_empty() && !runtime.runtimes.contains_key(&runtime.default_runtime)
+        {
+            let problem = format!(
+                "no table `crio.runtime.runtimes.{}`",
+                runtime.default_runtime
+            );
+            return Err(ConfigError::Value {
+                key: "crio.runtime.default_runtime",
+                problem,
+            });
         }
         if self.level().is_none() {
-            let problem = format!("`{}` is none of error, warn, info, debug, trace", runtime.log_level);
-            return Err(ConfigError::Value { key: "crio.runtime.log_level", problem });
+            let problem = format!(
+                "`{}` is none of error, warn, info, debug, trace",
+                runtime.log_level
+            );
+            return Err(ConfigError::Value {
+                key: "crio.runtime.log_level",
+                problem,
+            });
         }
         let pairs = [
             ("crio.runtime.default_sysctls", &runtime.default_sysctls),
@@ -297,7 +334,10 @@ impl Config {
         ];
         for (key, list) in pairs {
             if let Some(bad) = list.iter().find(|entry| !entry.contains('=')) {
-                return Err(ConfigError::Value { key, problem: format!("`{bad}` is not `name=value`") });
+                return Err(ConfigError::Value {
+                    key,
+                    problem: format!("`{bad}` is not `name=value`"),
+                });
             }
         }
         Ok(())
@@ -360,8 +400,14 @@ mod tests {
         assert_eq!(config.crio.root, Path::new("/a"));
         assert_eq!(config.crio.runroot, Path::new("/run/ocid"));
         assert_eq!(config.cgroup_manager(), CgroupManager::Cgroupfs);
-        assert_eq!(config.crio.runtime.runtimes["runc"].runtime_path, Path::new("/usr/bin/runc"));
-        assert_eq!(loaded.ignored, [format!("{}: crio.runtime.conmon", file.display())]);
+        assert_eq!(
+            config.crio.runtime.runtimes["runc"].runtime_path,
+            Path::new("/usr/bin/runc")
+        );
+        assert_eq!(
+            loaded.ignored,
+            [format!("{}: crio.runtime.conmon", file.display())]
+        );
     }
 
     #[test]
@@ -379,9 +425,18 @@ mod tests {
         for (text, part) in [
             ("[crio.runtime]\npids_limit = \"many\"", "ocid.conf"),
             ("[crio]\nroot = \"relative\"", "crio.root"),
-            ("[crio.runtime]\nlog_level = \"loud\"", "crio.runtime.log_level"),
-            ("[crio.runtime]\ndefault_env = [\"A\"]", "crio.runtime.default_env"),
-            ("[crio.runtime]\ndefault_runtime = \"x\"\n[crio.runtime.runtimes.runc]", "default_runtime"),
+            (
+                "[crio.runtime]\nlog_level = \"loud\"",
+                "crio.runtime.log_level",
+            ),
+            (
+                "[crio.runtime]\ndefault_env = [\"A\"]",
+                "crio.runtime.default_env",
+            ),
+            (
+                "[crio.runtime]\ndefault_runtime = \"x\"\n[crio.runtime.runtimes.runc]",
+                "default_runtime",
+            ),
             ("[crio", "ocid.conf"),
         ] {
             fs::write(&file, text).unwrap();

@@ -79,7 +79,10 @@ impl Daemon {
         let systemd = config.cgroup_manager() == CgroupManager::Systemd;
         let mut configured = crio.runtime.runtimes.clone();
         if configured.is_empty() {
-            configured.insert(crio.runtime.default_runtime.clone(), config::Handler::default());
+            configured.insert(
+                crio.runtime.default_runtime.clone(),
+                config::Handler::default(),
+            );
         }
         let handlers = configured.into_iter().map(|(name, handler)| {
             let path = find_runtime(&name, &handler.runtime_path);
@@ -88,14 +91,24 @@ impl Daemon {
             if let Some((soft, hard)) = open_files {
                 runtime = runtime.with_open_files(soft, hard);
             }
-            (name, Handler { runtime, path, facts: OnceCell::new() })
+            (
+                name,
+                Handler {
+                    runtime,
+                    path,
+                    facts: OnceCell::new(),
+                },
+            )
         });
         let handlers = handlers.collect();
         let pairs = |list: &[String]| -> Vec<(String, String)> {
             let pairs = list.iter().filter_map(|entry| entry.split_once('='));
-            pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+            pairs
+                .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+                .collect()
         };
-        let images = ImageStore::open(&crio.root, image_options(&crio.image)).map_err(Error::from)?;
+        let images =
+            ImageStore::open(&crio.root, image_options(&crio.image)).map_err(Error::from)?;
         Ok(Arc::new(Self {
             images,
             network: Network::new(&crio.network.network_dir, crio.network.plugin_dirs.clone())
@@ -158,10 +171,17 @@ impl Daemon {
 
     /// The handler of this name; empty means the default.
     pub fn handler(&self, name: &str) -> Result<&Handler> {
-        let name = if name.is_empty() { &self.config.crio.runtime.default_runtime } else { name };
+        let name = if name.is_empty() {
+            &self.config.crio.runtime.default_runtime
+        } else {
+            name
+        };
         self.handlers.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.handlers.keys().map(String::as_str).collect();
-            let problem = format!("is `{name}`, none of the configured handlers: {}", known.join(", "));
+            let problem = format!(
+                "is `{name}`, none of the configured handlers: {}",
+                known.join(", ")
+            );
             Arc::new(FieldError::new("runtime_handler", problem).into())
         })
     }
@@ -211,7 +231,10 @@ fn defaults(runtime: &config::Runtime) -> Result<Defaults> {
     for name in &runtime.default_capabilities {
         let capability = capabilities::parse(name).ok_or_else(|| {
             let problem = format!("`{name}` is not a capability");
-            Error::from(FieldError::new("crio.runtime.default_capabilities", problem))
+            Error::from(FieldError::new(
+                "crio.runtime.default_capabilities",
+                problem,
+            ))
         })?;
         capabilities.push(capability);
     }
@@ -219,7 +242,9 @@ fn defaults(runtime: &config::Runtime) -> Result<Defaults> {
     let seccomp_profile = if profile.as_os_str().is_empty() || !profile.exists() {
         None
     } else {
-        Some(Arc::new(SeccompProfile::load(profile).map_err(Error::from)?))
+        Some(Arc::new(
+            SeccompProfile::load(profile).map_err(Error::from)?,
+        ))
     };
     Ok(Defaults {
         capabilities,
@@ -236,9 +261,11 @@ fn find_runtime(name: &str, configured: &Path) -> PathBuf {
         return configured.to_owned();
     }
     const ALSO: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let path = std::env::var("PATH").map_or_else(|_| ALSO.to_owned(), |path| format!("{path}:{ALSO}"));
+    let path =
+        std::env::var("PATH").map_or_else(|_| ALSO.to_owned(), |path| format!("{path}:{ALSO}"));
     // One that is missing now may be there later: Status says that it is not.
-    which::which_in(name, Some(path), "/").unwrap_or_else(|_| Path::new("/usr/local/bin").join(name))
+    which::which_in(name, Some(path), "/")
+        .unwrap_or_else(|_| Path::new("/usr/local/bin").join(name))
 }
 
 /// Runs code that blocks on files or mounts away from the threads that answer calls.

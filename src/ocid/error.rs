@@ -9,6 +9,7 @@ use super::field::FieldError;
 use super::image::ImageError;
 use super::monitor::client::ClientError;
 use super::network::NetworkError;
+use super::pause::PauseError;
 use super::runtime::RuntimeError;
 use super::storage::StorageError;
 use crate::host::cgroup::ParentError;
@@ -24,11 +25,24 @@ pub enum Error {
     #[error("{what} `{id}` is not known")]
     NotFound { what: &'static str, id: String },
     #[error("{what} `{name}` exists already as {id}")]
-    Exists { what: &'static str, name: String, id: String },
+    Exists {
+        what: &'static str,
+        name: String,
+        id: String,
+    },
     #[error("{what} `{id}` is {state}, not {wanted}")]
-    State { what: &'static str, id: String, state: String, wanted: &'static str },
+    State {
+        what: &'static str,
+        id: String,
+        state: String,
+        wanted: &'static str,
+    },
     #[error("{act} `{}`", path.display())]
-    Io { act: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        act: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error(transparent)]
     Spec(#[from] SpecError),
     #[error(transparent)]
@@ -39,6 +53,8 @@ pub enum Error {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Pause(#[from] PauseError),
     #[error(transparent)]
     CgroupParent(#[from] ParentError),
     #[error(transparent)]

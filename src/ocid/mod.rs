@@ -8,6 +8,7 @@ pub mod field;
 pub mod image;
 pub mod monitor;
 pub mod network;
+pub mod pause;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;

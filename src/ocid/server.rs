@@ -49,7 +49,11 @@ pub enum ServerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{act} `{}`", path.display())]
-    Io { act: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        act: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("another daemon has the state folder `{}`", .0.display())]
     Locked(PathBuf),
     #[error("another process listens on `{}`", .0.display())]
@@ -67,9 +71,10 @@ impl ServerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config(error) => error.hint(),
-            Self::Locked(root) => {
-                Some(format!("see who with `fuser -v {}`", root.join("lock").display()))
-            }
+            Self::Locked(root) => Some(format!(
+                "see who with `fuser -v {}`",
+                root.join("lock").display()
+            )),
             Self::Listening(path) => Some(format!("see who with `fuser -v {}`", path.display())),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as root".to_owned())
@@ -124,8 +129,12 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
     let listen = config.crio.api.listen.clone();
     let listener = bind(&listen)?;
     let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;
-    restore::prepare(&daemon).await.map_err(ServerError::Prepare)?;
-    restore::restore(&daemon).await.map_err(ServerError::Prepare)?;
+    restore::prepare(&daemon)
+        .await
+        .map_err(ServerError::Prepare)?;
+    restore::restore(&daemon)
+        .await
+        .map_err(ServerError::Prepare)?;
 
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;
@@ -144,7 +153,9 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
     };
     let service = Service(Arc::clone(&daemon));
     let server = Server::builder()
-        .add_service(RuntimeServiceServer::new(service.clone()).max_decoding_message_size(REQUEST_CAP))
+        .add_service(
+            RuntimeServiceServer::new(service.clone()).max_decoding_message_size(REQUEST_CAP),
+        )
         .add_service(ImageServiceServer::new(service).max_decoding_message_size(REQUEST_CAP));
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -166,8 +177,14 @@ async fn drain(
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!(operations = daemon.tasks.len(), "draining");
     daemon.tasks.close();
-    if tokio::time::timeout(DRAIN_LIMIT, daemon.tasks.wait()).await.is_err() {
-        tracing::warn!(operations = daemon.tasks.len(), "operations were cut off; the next start undoes them");
+    if tokio::time::timeout(DRAIN_LIMIT, daemon.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            operations = daemon.tasks.len(),
+            "operations were cut off; the next start undoes them"
+        );
     }
     Ok(())
 }
@@ -190,7 +207,11 @@ fn lock(root: &Path) -> Result<Flock<File>, ServerError> {
         .map_err(ServerError::io("open the lock", &path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => ServerError::Locked(root.to_owned()),
-        errno => ServerError::Io { act: "lock", path, source: errno.into() },
+        errno => ServerError::Io {
+            act: "lock",
+            path,
+            source: errno.into(),
+        },
     })
 }
 

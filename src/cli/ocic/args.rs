@@ -95,6 +95,7 @@ pub enum PodVerb {
         /// Only this pod
         #[arg(long, value_name = "ID")]
         id: Option<String>,
+        /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<PodState>,
         #[command(flatten)]
@@ -148,6 +149,7 @@ pub enum CtrVerb {
         /// Only the containers of this pod
         #[arg(long, value_name = "ID")]
         pod: Option<String>,
+        /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<CtrState>,
         #[command(flatten)]

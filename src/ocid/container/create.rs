@@ -24,7 +24,11 @@ use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, 
 
 /// Makes a container that is ready to start; answers with its id. A call with the name of one that is
 /// being made in the same pod waits for that one.
-pub async fn create(daemon: &Arc<Daemon>, sandbox: &str, config: ContainerConfig) -> Result<String> {
+pub async fn create(
+    daemon: &Arc<Daemon>,
+    sandbox: &str,
+    config: ContainerConfig,
+) -> Result<String> {
     let sandbox = daemon.sandboxes.expect(sandbox)?;
     let name = format!(
         "{}_{}_{}",
@@ -36,7 +40,10 @@ pub async fn create(daemon: &Arc<Daemon>, sandbox: &str, config: ContainerConfig
         let (daemon, name) = (Arc::clone(daemon), name.clone());
         async move { make(&daemon, &sandbox, config, &name).await }
     };
-    daemon.joined.run(&daemon.tasks, format!("container {name}"), work).await
+    daemon
+        .joined
+        .run(&daemon.tasks, format!("container {name}"), work)
+        .await
 }
 
 async fn make(
@@ -54,7 +61,10 @@ async fn make(
     let image = daemon
         .images
         .get(&config.image.image)
-        .ok_or_else(|| Error::NotFound { what: "image", id: config.image.image.clone() })?;
+        .ok_or_else(|| Error::NotFound {
+            what: "image",
+            id: config.image.image.clone(),
+        })?;
     let id = new_id()?;
     daemon.names.take("container", name, &id)?;
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
@@ -91,13 +101,21 @@ async fn build(
         .save(container.folder(), false)
         .map_err(Error::io("write the record in", container.folder()))?;
     make_folder(&rootfs, 0o711)?;
-    daemon.images.mount_container(&id, image, &rootfs).await.map_err(Error::from)?;
+    daemon
+        .images
+        .mount_container(&id, image, &rootfs)
+        .await
+        .map_err(Error::from)?;
 
     let handler = daemon.handler(&record.runtime_handler)?;
     let facts = handler.facts().await?;
     let built = {
-        let (daemon, pod, record, image) =
-            (Arc::clone(daemon), Arc::clone(pod), Arc::clone(&record), Arc::clone(image));
+        let (daemon, pod, record, image) = (
+            Arc::clone(daemon),
+            Arc::clone(pod),
+            Arc::clone(&record),
+            Arc::clone(image),
+        );
         let (bundle, log_path) = (bundle.clone(), log_path.clone());
         blocking(move || {
             if let Some(folder) = log_path.as_deref().and_then(Path::parent) {
@@ -126,10 +144,19 @@ async fn build(
         stdin: record.config.stdin,
         stdin_once: record.config.stdin_once,
         log_size_max,
-        journal: daemon.config.crio.runtime.log_to_journald.then(|| tags(pod, &record)),
+        journal: daemon
+            .config
+            .crio
+            .runtime
+            .log_to_journald
+            .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
     };
-    let created = handler.runtime.create(&request).await.map_err(Error::from)?;
+    let created = handler
+        .runtime
+        .create(&request)
+        .await
+        .map_err(Error::from)?;
     container.change(|r| {
         r.init = Some(created.init);
         r.monitor = Some(created.monitor);
@@ -150,7 +177,9 @@ fn build_spec(
 ) -> std::result::Result<BuiltSpec, Error> {
     let files = Files::of(&daemon.sandbox_run(&pod.id));
     let pinned = pod.pinned(daemon);
-    let cgroups_path = daemon.pod_cgroup(&pod.config.cgroup_parent)?.runtime_path(&record.id);
+    let cgroups_path = daemon
+        .pod_cgroup(&pod.config.cgroup_parent)?
+        .runtime_path(&record.id);
     let view = SandboxView {
         id: &pod.id,
         config: &pod.config,
@@ -182,7 +211,9 @@ fn target_pid(
     daemon: &Daemon,
     record: &ContainerRecord,
 ) -> std::result::Result<Option<i32>, Error> {
-    let Some(id) = record.config.pid_target() else { return Ok(None) };
+    let Some(id) = record.config.security.pid_target() else {
+        return Ok(None);
+    };
     let target = daemon.containers.get(id).map(|container| container.now());
     match target {
         Some(target) if target.sandbox_id != record.sandbox_id => {
@@ -196,7 +227,10 @@ fn target_pid(
             state: target.phase_name().to_owned(),
             wanted: "running",
         }),
-        None => Err(Error::NotFound { what: "target container", id: id.to_owned() }),
+        None => Err(Error::NotFound {
+            what: "target container",
+            id: id.to_owned(),
+        }),
     }
 }
 
@@ -206,7 +240,9 @@ fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<Path
     let (Some(folder), Some(file)) = (&pod.config.log_directory, &config.log_path) else {
         return Ok(None);
     };
-    let stays = file.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let stays = file
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !stays || file.file_name().is_none() {
         let problem = format!("is `{}`, which leaves the pod's log folder", file.display());
         return Err(Arc::new(FieldError::new("config.log_path", problem).into()));
@@ -243,7 +279,13 @@ fn make_folder(path: &Path, mode: u32) -> std::result::Result<(), Error> {
 }
 
 impl ContainerRecord {
-    fn new(id: String, pod: &SandboxRecord, config: ContainerConfig, image: &Image, at: i64) -> Self {
+    fn new(
+        id: String,
+        pod: &SandboxRecord,
+        config: ContainerConfig,
+        image: &Image,
+        at: i64,
+    ) -> Self {
         Self {
             version: Self::VERSION,
             id,

@@ -34,7 +34,10 @@ pub async fn exec_sync(
             wanted: "running",
         }));
     }
-    let limit = u64::try_from(limit).ok().filter(|s| *s > 0).map(Duration::from_secs);
+    let limit = u64::try_from(limit)
+        .ok()
+        .filter(|s| *s > 0)
+        .map(Duration::from_secs);
     let daemon = Arc::clone(daemon);
     daemon
         .clone()
@@ -49,7 +52,10 @@ pub async fn exec_sync(
                 process: &process,
                 limit,
             };
-            runtime.exec_sync(&request).await.map_err(|e| Arc::new(e.into()))
+            runtime
+                .exec_sync(&request)
+                .await
+                .map_err(|e| Arc::new(e.into()))
         })
         .await
 }

@@ -18,7 +18,8 @@ pub fn watch_monitor(daemon: &Arc<Daemon>, container: &Arc<Container>) {
     let (daemon, container) = (Arc::clone(daemon), Arc::clone(container));
     tokio::spawn(async move {
         let record = container.now();
-        if let (Ok(runtime), Some(monitor)) = (daemon.runtime(&record.runtime_handler), record.monitor)
+        if let (Ok(runtime), Some(monitor)) =
+            (daemon.runtime(&record.runtime_handler), record.monitor)
             && let Err(error) = runtime.monitor_ended(&monitor).await
         {
             tracing::error!(container = %record.id, %error, "the monitor cannot be watched");
@@ -64,7 +65,10 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
 async fn last_words(daemon: &Daemon, record: &ContainerRecord) -> Result<ExitRecord> {
     let exits = daemon.exits();
     let (Some(init), Some(monitor)) = (record.init, record.monitor) else {
-        return Err(Arc::new(Error::Internal(format!("container `{}` was never created", record.id))));
+        return Err(Arc::new(Error::Internal(format!(
+            "container `{}` was never created",
+            record.id
+        ))));
     };
     let runtime = daemon.runtime(&record.runtime_handler)?;
     let created = Created { init, monitor };

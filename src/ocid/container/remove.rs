@@ -13,9 +13,14 @@ use crate::ocid::state::record::Phase;
 
 /// Removes a container, killed first if it runs. Succeeds on an id that nobody knows.
 pub async fn remove(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
-    let Some(container) = daemon.containers.get(id) else { return Ok(()) };
+    let Some(container) = daemon.containers.get(id) else {
+        return Ok(());
+    };
     let daemon = Arc::clone(daemon);
-    daemon.clone().tracked(async move { remove_now(&daemon, &container).await }).await
+    daemon
+        .clone()
+        .tracked(async move { remove_now(&daemon, &container).await })
+        .await
 }
 
 /// Also the way on for a removal that a restart found begun.
@@ -42,7 +47,10 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
     if record.init.is_none() {
         end_unknown(daemon, runtime, &record.id).await?;
     }
-    let deleted = runtime.delete(&record.id, true).await.map_err(|e| Arc::new(Error::from(e)));
+    let deleted = runtime
+        .delete(&record.id, true)
+        .await
+        .map_err(|e| Arc::new(Error::from(e)));
     let rootfs = daemon.bundle(&record.id).join("rootfs");
     let unmounted = {
         let daemon = Arc::clone(daemon);
@@ -53,7 +61,10 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
 
 /// Ends a container that a crash in mid-creation left with a monitor but without a word in its record.
 async fn end_unknown(daemon: &Arc<Daemon>, runtime: &Runtime, id: &str) -> Result<()> {
-    let adopted = runtime.adopt(id, &daemon.bundle(id), &daemon.exits()).await.map_err(Error::from)?;
+    let adopted = runtime
+        .adopt(id, &daemon.bundle(id), &daemon.exits())
+        .await
+        .map_err(Error::from)?;
     match adopted {
         Adopted::Created(it) | Adopted::Running(it) | Adopted::Abandoned(it) => {
             blocking(move || end(it.init).and_then(|()| end(it.monitor))).await
@@ -65,7 +76,11 @@ async fn end_unknown(daemon: &Arc<Daemon>, runtime: &Runtime, id: &str) -> Resul
 /// [`release`], and the container's processes, files and folders too. Idempotent, whatever is missing.
 pub async fn teardown(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let record = container.now();
-    let released = if record.released { Ok(()) } else { release(daemon, container).await };
+    let released = if record.released {
+        Ok(())
+    } else {
+        release(daemon, container).await
+    };
     let removed = {
         let daemon = Arc::clone(daemon);
         blocking(move || {
@@ -74,7 +89,10 @@ pub async fn teardown(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Resul
                 end(monitor)?;
             }
             remove_folder(daemon.runroot(), &Path::new("containers").join(id))?;
-            remove_folder(daemon.runroot(), &Path::new("exits").join(format!("{id}.json")))?;
+            remove_folder(
+                daemon.runroot(),
+                &Path::new("exits").join(format!("{id}.json")),
+            )?;
             daemon.images.remove_container(id)?;
             // The record goes last: while it stands, a restart goes on from here.
             remove_folder(daemon.root(), &Path::new("containers").join(id))?;

@@ -13,7 +13,10 @@ use crate::ocid::state::record::Phase;
 pub async fn start(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
     let container = daemon.containers.expect(id)?;
     let daemon = Arc::clone(daemon);
-    daemon.clone().tracked(async move { start_now(&daemon, &container).await }).await
+    daemon
+        .clone()
+        .tracked(async move { start_now(&daemon, &container).await })
+        .await
 }
 
 async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {

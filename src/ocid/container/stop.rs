@@ -14,10 +14,15 @@ const KILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Stops a container; `grace` in seconds, 0 kills at once. One that is unknown or ended is stopped.
 pub async fn stop(daemon: &Arc<Daemon>, id: &str, grace: i64) -> Result<()> {
-    let Some(container) = daemon.containers.get(id) else { return Ok(()) };
+    let Some(container) = daemon.containers.get(id) else {
+        return Ok(());
+    };
     let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
     let daemon = Arc::clone(daemon);
-    daemon.clone().tracked(async move { stop_now(&daemon, &container, grace).await }).await
+    daemon
+        .clone()
+        .tracked(async move { stop_now(&daemon, &container, grace).await })
+        .await
 }
 
 async fn stop_now(daemon: &Arc<Daemon>, container: &Arc<Container>, grace: Duration) -> Result<()> {
@@ -44,7 +49,10 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
     let record_ = Arc::clone(&record);
     let daemon_ = Arc::clone(daemon);
     blocking(move || kill_rest(&daemon_, &record_)).await?;
-    if tokio::time::timeout(KILL_LIMIT, ended(container)).await.is_err() {
+    if tokio::time::timeout(KILL_LIMIT, ended(container))
+        .await
+        .is_err()
+    {
         return Err(Arc::new(Error::State {
             what: "container",
             id: record.id.clone(),
@@ -58,14 +66,26 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
 /// The end of init takes everything in its PID namespace along; where that is shared with others, the
 /// rest is found by the container's cgroup.
 fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(), Error> {
-    let Some(sandbox) = daemon.sandboxes.get(&record.sandbox_id) else { return Ok(()) };
+    let Some(sandbox) = daemon.sandboxes.get(&record.sandbox_id) else {
+        return Ok(());
+    };
     let pod = sandbox.now();
-    if record.config.security.namespaces(&pod.config.namespaces).pid == NamespaceMode::Container {
+    if record
+        .config
+        .security
+        .namespaces(&pod.config.namespaces)
+        .pid
+        == NamespaceMode::Container
+    {
         return Ok(());
     }
     let cgroup = daemon.pod_cgroup(&pod.config.cgroup_parent)?;
     let path = cgroup.container_path(&record.id);
-    if !daemon.cgroups.kill(&path, KILL_LIMIT).map_err(Error::io("kill everything in", &path))? {
+    if !daemon
+        .cgroups
+        .kill(&path, KILL_LIMIT)
+        .map_err(Error::io("kill everything in", &path))?
+    {
         tracing::warn!(container = %record.id, cgroup = %path, "killed processes do not end");
     }
     Ok(())
@@ -73,7 +93,9 @@ fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(
 
 /// Sends a signal to the container's first process; one that is gone needs none.
 fn signal(daemon: &Daemon, record: &ContainerRecord, number: i32) -> Result<()> {
-    let Some(init) = record.init else { return Ok(()) };
+    let Some(init) = record.init else {
+        return Ok(());
+    };
     let runtime = daemon.runtime(&record.runtime_handler)?;
     runtime
         .signal(&init, number)
@@ -82,5 +104,7 @@ fn signal(daemon: &Daemon, record: &ContainerRecord, number: i32) -> Result<()> 
 }
 
 async fn ended(container: &Container) {
-    container.until(|r| matches!(r.phase, Phase::Stopped | Phase::Removing)).await;
+    container
+        .until(|r| matches!(r.phase, Phase::Stopped | Phase::Removing))
+        .await;
 }

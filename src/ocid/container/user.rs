@@ -1,5 +1,7 @@
 //! Who a container runs as: names are looked up in the image's own passwd and group files.
 
+use serde::{Deserialize, Serialize};
+
 use std::path::Path;
 
 use super::config::{ContainerSecurity, GroupsPolicy};
@@ -11,7 +13,7 @@ use crate::host::users::{self, Group, Passwd};
 const LARGEST_FILE: u64 = 16 << 20;
 
 /// A user as the kernel knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedUser {
     pub uid: u32,
     pub gid: u32,

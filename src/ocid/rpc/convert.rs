@@ -12,7 +12,9 @@ use crate::ocid::state::record::{ContainerRecord, Phase, SandboxRecord};
 
 /// Does a thing with these labels fit the selector: every pair of it, exactly?
 pub fn selects(selector: &HashMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// What `crictl inspect` and its kin show beyond the status.
@@ -64,7 +66,9 @@ pub fn sandbox_status(record: &SandboxRecord) -> v1::PodSandboxStatus {
         created_at: record.created_at,
         network: Some(network),
         linux: Some(v1::LinuxPodSandboxStatus {
-            namespaces: Some(v1::Namespace { options: Some((&record.config.namespaces).into()) }),
+            namespaces: Some(v1::Namespace {
+                options: Some((&record.config.namespaces).into()),
+            }),
         }),
         labels: map(&record.config.labels),
         annotations: map(&record.config.annotations),
@@ -105,7 +109,11 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
         linux: Some(v1::LinuxContainerUser {
             uid: user.uid.into(),
             gid: user.gid.into(),
-            supplemental_groups: user.supplemental.iter().map(|group| (*group).into()).collect(),
+            supplemental_groups: user
+                .supplemental
+                .iter()
+                .map(|group| (*group).into())
+                .collect(),
         }),
     });
     let log_path = daemon
@@ -137,7 +145,10 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
         }),
         image_id: record.image_id.clone(),
         user,
-        stop_signal: record.config.stop_signal.map_or(0, |signal| signal.to_cri().into()),
+        stop_signal: record
+            .config
+            .stop_signal
+            .map_or(0, |signal| signal.to_cri().into()),
     }
 }
 
@@ -153,7 +164,10 @@ pub fn image(image: &Image) -> v1::Image {
         size: image.size,
         uid: uid.map(|value| v1::Int64Value { value }),
         username,
-        spec: Some(v1::ImageSpec { image: image.id.clone(), ..Default::default() }),
+        spec: Some(v1::ImageSpec {
+            image: image.id.clone(),
+            ..Default::default()
+        }),
         pinned: image.pinned,
     }
 }
@@ -164,9 +178,15 @@ mod tests {
 
     #[test]
     fn a_selector_needs_every_pair() {
-        let labels = BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
+        let labels = BTreeMap::from([
+            ("a".to_owned(), "1".to_owned()),
+            ("b".to_owned(), "2".to_owned()),
+        ]);
         let selector = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
         };
         assert!(selects(&selector(&[]), &labels));
         assert!(selects(&selector(&[("a", "1"), ("b", "2")]), &labels));

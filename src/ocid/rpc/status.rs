@@ -12,6 +12,7 @@ use crate::ocid::error::{Error, Result};
 use crate::ocid::image::ImageError;
 use crate::ocid::runtime::RuntimeError;
 use crate::ocid::storage::StorageError;
+use crate::ocid::storage::unpack::LayerError;
 
 /// The answer to an RPC; a refusal or failure goes to the log as well.
 pub fn answer<T>(rpc: &'static str, answer: Result<T>) -> std::result::Result<Response<T>, Status> {
@@ -34,7 +35,10 @@ pub fn unimplemented(rpc: &str) -> Status {
             head.to_ascii_uppercase() + tail
         })
         .collect();
-    Status::unimplemented(format!("`{name}` is not served by ocid {}", env!("CARGO_PKG_VERSION")))
+    Status::unimplemented(format!(
+        "`{name}` is not served by ocid {}",
+        env!("CARGO_PKG_VERSION")
+    ))
 }
 
 fn status(error: &Arc<Error>) -> Status {
@@ -43,10 +47,7 @@ fn status(error: &Arc<Error>) -> Status {
         Error::NotFound { .. } => Code::NotFound,
         Error::Exists { .. } => Code::AlreadyExists,
         Error::State { .. } => Code::FailedPrecondition,
-        Error::Io { source, .. } => match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
-            _ => Code::Internal,
-        },
+        Error::Io { source, .. } => io(source.kind()),
         Error::Spec(error) => match error.kind() {
             SpecErrorKind::Invalid => Code::InvalidArgument,
             SpecErrorKind::NotFound => Code::NotFound,
@@ -55,7 +56,7 @@ fn status(error: &Arc<Error>) -> Status {
         },
         Error::Image(error) => image(error),
         Error::Storage(error) => storage(error),
-        Error::Network(_) => Code::Internal,
+        Error::Network(_) | Error::Pause(_) => Code::Internal,
         Error::Runtime(error) => match error {
             RuntimeError::TimedOut { .. } => Code::DeadlineExceeded,
             RuntimeError::NoSuchContainer { .. } => Code::NotFound,
@@ -68,6 +69,13 @@ fn status(error: &Arc<Error>) -> Status {
         Error::Internal(_) => Code::Internal,
     };
     Status::new(code, chain(error))
+}
+
+fn io(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+        _ => Code::Internal,
+    }
 }
 
 fn image(error: &ImageError) -> Code {
@@ -85,7 +93,13 @@ fn image(error: &ImageError) -> Code {
 }
 
 fn storage(error: &StorageError) -> Code {
-    if error.is_full() { Code::ResourceExhausted } else { Code::Internal }
+    let source = match error {
+        StorageError::Io { source, .. } | StorageError::Mount { source, .. } => source.kind(),
+        StorageError::Layer(LayerError::Apply { source, .. }) => source.kind(),
+        StorageError::MissingLayer(_) => return Code::NotFound,
+        _ => return Code::Internal,
+    };
+    io(source)
 }
 
 /// The error with its causes, outermost first.
@@ -107,7 +121,10 @@ mod tests {
     fn an_unserved_rpc_is_named_as_the_cri_names_it() {
         let status = unimplemented("port_forward");
         assert_eq!(status.code(), Code::Unimplemented);
-        assert!(status.message().starts_with("`PortForward` is not served"), "{status}");
+        assert!(
+            status.message().starts_with("`PortForward` is not served"),
+            "{status}"
+        );
     }
 
     #[test]
@@ -115,6 +132,9 @@ mod tests {
         let io = Error::io("write", "/x")(std::io::Error::from_raw_os_error(libc::ENOSPC));
         let status = status(&Arc::new(io));
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().starts_with("write `/x`: No space left"), "{status}");
+        assert!(
+            status.message().starts_with("write `/x`: No space left"),
+            "{status}"
+        );
     }
 }

@@ -1,1 +1,234 @@
-//! The OCI runtime (runc): create, start, kill, delete, exec.
+//! The OCI runtime (runc, crun), driven for the daemon: create through a monitor ([`create`]), start, kill,
+//! delete, exec ([`exec`]), how containers ended ([`exits`]) and what of them is left after a restart
+//! ([`adopt`]).
+
+pub mod adopt;
+pub mod create;
+pub mod error;
+pub mod exec;
+pub mod exits;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::host::command::{Command, Output};
+use crate::host::process::ProcessId;
+use crate::ocid::monitor::protocol::OciRuntime;
+use crate::ocid::monitor::{error_in, last_line};
+
+pub use self::adopt::Adopted;
+pub use self::create::{CreateRequest, Created, JournalTags};
+pub use self::error::RuntimeError;
+pub use self::exec::{ExecOutput, ExecRequest};
+pub use self::exits::ExitWatch;
+pub use crate::ocid::monitor::protocol::ExitRecord;
+
+/// How long the runtime may take for anything but `create` and `exec`.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take to create a container (on a loaded machine, with hooks).
+const CREATE_LIMIT: Duration = Duration::from_secs(240);
+
+/// One OCI runtime and its state folder. Methods need an async runtime.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    oci: OciRuntime,
+    exe: PathBuf,
+    open_files: Option<(u64, u64)>,
+    create_limit: Duration,
+}
+
+/// What a runtime says that it can do; all false or empty when it has no `features` command (runc before 1.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Features {
+    pub oci_version_max: String,
+    /// Recursive read-only mounts (`rro`).
+    pub recursive_read_only: bool,
+    /// Mounts with their own id mappings.
+    pub idmapped_mounts: bool,
+    pub apparmor: bool,
+    pub selinux: bool,
+    pub seccomp: bool,
+}
+
+impl Runtime {
+    /// `path` of the runtime, its state folder `root`, and `exe`, our own binary, which runs the monitors.
+    pub fn new(path: PathBuf, root: PathBuf, systemd_cgroup: bool, exe: PathBuf) -> Self {
+        Self {
+            oci: OciRuntime {
+                path,
+                root,
+                systemd_cgroup,
+            },
+            exe,
+            open_files: None,
+            create_limit: CREATE_LIMIT,
+        }
+    }
+
+    /// The limit of open files (soft, hard) to put back for everything that is started, where the daemon has
+    /// raised its own.
+    pub fn with_open_files(mut self, soft: u64, hard: u64) -> Self {
+        self.open_files = Some((soft, hard));
+        self
+    }
+
+    /// How long `create` may take before the runtime is killed.
+    pub fn with_create_limit(mut self, limit: Duration) -> Self {
+        self.create_limit = limit;
+        self
+    }
+
+    /// Our own binary.
+    pub fn exe(&self) -> &std::path::Path {
+        &self.exe
+    }
+
+    /// Starts a created container's process.
+    pub async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        self.run("start", id, &["start", id]).await.map(drop)
+    }
+
+    /// Sends a signal through the runtime; with `all` to every process of the container. A container that is gone
+    /// or does not run is `NoSuchContainer` or `NotRunning`.
+    pub async fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), RuntimeError> {
+        let number = signal.to_string();
+        let mut args = vec!["kill"];
+        if all {
+            args.push("--all");
+        }
+        args.extend([id, &number]);
+        self.run("kill", id, &args).await.map(drop)
+    }
+
+    /// Sends a signal to a container's first process without calling the runtime; false when it is gone. Cheaper
+    /// than [`Runtime::kill`], and no profile that confines the runtime's program stands in the way.
+    pub fn signal(&self, init: &ProcessId, signal: i32) -> io::Result<bool> {
+        match init.open().and_then(|fd| fd.send(signal)) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Deletes what the runtime holds of a container: its state and cgroup; with `force` also its processes. An
+    /// unknown id is no error.
+    pub async fn delete(&self, id: &str, force: bool) -> Result<(), RuntimeError> {
+        let args: &[&str] = if force {
+            &["delete", "--force", id]
+        } else {
+            &["delete", id]
+        };
+        match self.run("delete", id, args).await {
+            Err(RuntimeError::NoSuchContainer { .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The runtime's name and version, e.g. `runc` and `1.1.5`.
+    pub async fn version(&self) -> Result<(String, String), RuntimeError> {
+        let output = Command::new(&self.oci.path)
+            .arg("--version")
+            .limit(LIMIT)
+            .run_async()
+            .await?;
+        Ok(parse_version(&output.text()))
+    }
+
+    /// What the runtime can do. A runtime that cannot say has no optional feature.
+    pub async fn features(&self) -> Result<Features, RuntimeError> {
+        let output = Command::new(&self.oci.path)
+            .arg("features")
+            .limit(LIMIT)
+            .output_async()
+            .await?;
+        Ok(if output.status.success() {
+            parse_features(&output.stdout)
+        } else {
+            Features::default()
+        })
+    }
+
+    /// Runs one command of the runtime and turns its failure into its own words.
+    async fn run(
+        &self,
+        action: &'static str,
+        id: &str,
+        args: &[&str],
+    ) -> Result<Output, RuntimeError> {
+        let output = Command::new(&self.oci.path)
+            .args(self.oci.global_args())
+            .args(args)
+            // The runtime passes readiness on to containers when it sees this.
+            .env("NOTIFY_SOCKET", "")
+            .limit(LIMIT)
+            .output_async()
+            .await?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let message = error_in(&output.stderr)
+            .or_else(|| last_line(&output.stderr))
+            .unwrap_or_else(|| format!("it ended with {}", output.status));
+        Err(RuntimeError::from_message(action, id, message))
+    }
+}
+
+/// The first line is `NAME version VERSION` for runc, crun and youki alike.
+fn parse_version(text: &str) -> (String, String) {
+    let mut words = text.lines().next().unwrap_or_default().split_whitespace();
+    let name = words.next().unwrap_or_default().to_owned();
+    let version = words.find(|w| *w != "version").unwrap_or_default();
+    (name, version.to_owned())
+}
+
+/// The document of the runtime specification's `features` command.
+fn parse_features(text: &[u8]) -> Features {
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(text) else {
+        return Features::default();
+    };
+    let at = |pointer: &str| {
+        json.pointer(pointer)
+            .and_then(|v| v.as_bool())
+            .unwrap_or(false)
+    };
+    let mount_options = json.get("mountOptions").and_then(|v| v.as_array());
+    Features {
+        oci_version_max: json
+            .get("ociVersionMax")
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+            .to_owned(),
+        recursive_read_only: mount_options.is_some_and(|o| o.iter().any(|v| v == "rro")),
+        idmapped_mounts: at("/linux/mountExtensions/idmap/enabled"),
+        apparmor: at("/linux/apparmor/enabled"),
+        selinux: at("/linux/selinux/enabled"),
+        seccomp: at("/linux/seccomp/enabled"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(
+            parse_version("runc version 1.1.5+ds1\ncommit: x\n"),
+            pair("runc", "1.1.5+ds1")
+        );
+        assert_eq!(parse_version("crun version 1.28\n"), pair("crun", "1.28"));
+        assert_eq!(parse_version(""), pair("", ""));
+    }
+
+    #[test]
+    fn features_are_read() {
+        let text = br#"{"ociVersionMax":"1.0.2","mountOptions":["ro","rro"],
+            "linux":{"seccomp":{"enabled":true},"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let features = parse_features(text);
+        assert!(features.recursive_read_only && features.idmapped_mounts && features.seccomp);
+        assert!(!features.apparmor && features.oci_version_max == "1.0.2");
+        assert_eq!(parse_features(b"Incorrect Usage"), Features::default());
+    }
+}

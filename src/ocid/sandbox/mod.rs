@@ -47,7 +47,11 @@ impl SandboxRecord {
 
     /// The pod as the network plugins know it.
     pub fn pod_network(&self, daemon: &Daemon) -> PodNetwork {
-        let selftest = self.config.annotations.get(SELFTEST).is_some_and(|v| v == "true");
+        let selftest = self
+            .config
+            .annotations
+            .get(SELFTEST)
+            .is_some_and(|v| v == "true");
         PodNetwork {
             sandbox_id: self.id.clone(),
             netns: daemon.namespaces(&self.id).join("net"),
@@ -72,7 +76,9 @@ impl SandboxRecord {
             net: own_network.then(|| folder.join("net")),
             uts: own_network.then(|| folder.join("uts")),
             ipc: (modes.ipc == NamespaceMode::Pod).then(|| folder.join("ipc")),
-            pid: self.pause.map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
+            pid: self
+                .pause
+                .map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
         }
     }
 }

@@ -5,19 +5,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Sandbox;
 use super::config::{NamespaceMode, SandboxConfig};
 use super::files::{Files, SHM_SIZE, machine_name};
 use super::sysctl;
 use super::teardown::teardown;
-use super::Sandbox;
 use crate::host::cgroup::{Limits, PodCgroup};
 use crate::host::clock::now_ns;
 use crate::host::mount;
 use crate::host::namespace::{self, Wanted};
+use crate::ocid::container::resources::Resources;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
-use crate::ocid::container::resources::Resources;
-use crate::ocid::pause;
+use crate::ocid::pause::{self, PauseRequest};
 use crate::ocid::state::record::{Phase, Record, SandboxRecord};
 
 /// Makes a pod that is ready for containers; answers with its id. A call with the name of one that is
@@ -28,7 +28,10 @@ pub async fn run(daemon: &Arc<Daemon>, config: SandboxConfig, handler: String) -
         let (daemon, name) = (Arc::clone(daemon), name.clone());
         async move { make(&daemon, config, handler, &name).await }
     };
-    daemon.joined.run(&daemon.tasks, format!("pod {name}"), work).await
+    daemon
+        .joined
+        .run(&daemon.tasks, format!("pod {name}"), work)
+        .await
 }
 
 async fn make(
@@ -84,9 +87,12 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
         blocking(move || {
             if own_shm {
                 make_folder(&files.shm)?;
-                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777).map_err(Error::io("mount", &files.shm))?;
+                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777)
+                    .map_err(Error::io("mount", &files.shm))?;
             }
-            let made = owner.cgroups.make(&record.id, &cgroup, &limits(&record.config));
+            let made = owner
+                .cgroups
+                .make(&record.id, &cgroup, &limits(&record.config));
             made.map_err(Error::io("make the cgroup", cgroup.path()))
         })
         .await?;
@@ -114,7 +120,9 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
         net: own_network,
         ipc: modes.ipc == NamespaceMode::Pod,
         uts: own_network.then(|| hostname.to_owned()),
-        sysctls: sysctl::effective(&record.config, &daemon.default_sysctls).into_iter().collect(),
+        sysctls: sysctl::effective(&record.config, &daemon.default_sysctls)
+            .into_iter()
+            .collect(),
     };
     let folder = daemon.namespaces(&record.id);
     blocking(move || {
@@ -130,11 +138,17 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
 fn limits(config: &SandboxConfig) -> Limits {
     let parts = || config.resources.iter().chain(&config.overhead);
     let sum = |get: fn(&Resources) -> i64| {
-        parts().map(get).filter(|value| *value > 0).reduce(i64::saturating_add)
+        parts()
+            .map(get)
+            .filter(|value| *value > 0)
+            .reduce(i64::saturating_add)
     };
     Limits {
         memory: sum(|r| r.memory_limit),
-        cpu_shares: parts().map(|r| r.cpu_shares).filter(|shares| *shares > 0).reduce(u64::saturating_add),
+        cpu_shares: parts()
+            .map(|r| r.cpu_shares)
+            .filter(|shares| *shares > 0)
+            .reduce(u64::saturating_add),
         cpu_quota: sum(|r| r.cpu_quota),
         cpu_period: parts().map(|r| r.cpu_period).find(|period| *period > 0),
         pids: None,
@@ -148,7 +162,15 @@ async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()>
         return Ok(());
     }
     let pinned = record.pinned(daemon);
-    let process = pause::spawn(&pinned.net, &pinned.ipc, &pinned.uts).await.map_err(Error::from)?;
+    let request = PauseRequest {
+        net: pinned.net,
+        ipc: pinned.ipc,
+        uts: pinned.uts,
+        // It stays in the daemon's: on version 2 a pod's cgroup holds cgroups, no processes.
+        cgroup_procs: Vec::new(),
+    };
+    let exe = daemon.runtime(&record.runtime_handler)?.exe();
+    let process = pause::spawn(exe, &request).await.map_err(Error::from)?;
     sandbox.change(|r| r.pause = Some(process))?;
     Ok(())
 }

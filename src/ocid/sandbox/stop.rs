@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::teardown::{disconnect, teardown};
 use super::Sandbox;
+use super::teardown::{disconnect, teardown};
 use crate::ocid::container::{Container, remove as container_remove, stop as container_stop};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
@@ -13,16 +13,26 @@ use crate::ocid::state::record::Phase;
 
 /// Kills the pod's containers and gives its network back. The pod stays listed until it is removed.
 pub async fn stop(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
-    let Some(sandbox) = daemon.sandboxes.get(id) else { return Ok(()) };
+    let Some(sandbox) = daemon.sandboxes.get(id) else {
+        return Ok(());
+    };
     let daemon = Arc::clone(daemon);
-    daemon.clone().tracked(async move { stop_now(&daemon, &sandbox).await }).await
+    daemon
+        .clone()
+        .tracked(async move { stop_now(&daemon, &sandbox).await })
+        .await
 }
 
 /// As [`stop`], then removes the pod with its containers.
 pub async fn remove(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
-    let Some(sandbox) = daemon.sandboxes.get(id) else { return Ok(()) };
+    let Some(sandbox) = daemon.sandboxes.get(id) else {
+        return Ok(());
+    };
     let daemon = Arc::clone(daemon);
-    daemon.clone().tracked(async move { remove_now(&daemon, &sandbox).await }).await
+    daemon
+        .clone()
+        .tracked(async move { remove_now(&daemon, &sandbox).await })
+        .await
 }
 
 async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
@@ -31,10 +41,17 @@ async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
         return Ok(());
     }
     let containers = containers(daemon, &sandbox.now().id);
-    let kills = containers.iter().map(|container| container_stop::kill(daemon, container));
+    let kills = containers
+        .iter()
+        .map(|container| container_stop::kill(daemon, container));
     join_all(kills).await.into_iter().collect::<Result<()>>()?;
     let released = async {
-        join_all(containers.iter().map(|container| container.until(|r| r.released))).await;
+        join_all(
+            containers
+                .iter()
+                .map(|container| container.until(|r| r.released)),
+        )
+        .await;
     };
     disconnect(daemon, sandbox, released).await?;
     sandbox.change(|r| r.phase = Phase::Stopped)?;
@@ -51,10 +68,13 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
         return Ok(());
     }
     sandbox.change(|r| r.phase = Phase::Removing)?;
-    let removals = containers(daemon, &id).into_iter().map(|container| async move {
-        container_remove::remove_now(daemon, &container).await
-    });
-    join_all(removals).await.into_iter().collect::<Result<()>>()?;
+    let removals = containers(daemon, &id)
+        .into_iter()
+        .map(|container| async move { container_remove::remove_now(daemon, &container).await });
+    join_all(removals)
+        .await
+        .into_iter()
+        .collect::<Result<()>>()?;
     teardown(daemon, sandbox).await?;
     daemon.sandboxes.remove(&id);
     daemon.names.release(&id);

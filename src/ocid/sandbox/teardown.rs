@@ -47,8 +47,11 @@ pub async fn disconnect(
 /// [`disconnect`], and the pod's folders too.
 pub async fn teardown(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let disconnected = disconnect(daemon, sandbox, std::future::ready(())).await;
-    let (id, root, runroot) =
-        (sandbox.now().id.clone(), daemon.root().to_owned(), daemon.runroot().to_owned());
+    let (id, root, runroot) = (
+        sandbox.now().id.clone(),
+        daemon.root().to_owned(),
+        daemon.runroot().to_owned(),
+    );
     let removed = blocking(move || {
         remove(&runroot, &Path::new("sandboxes").join(&id))?;
         // The record goes last: while it stands, a restart goes on from here.
@@ -63,7 +66,11 @@ async fn release_network(daemon: &Daemon, record: &SandboxRecord) -> Result<()> 
         return Ok(());
     }
     let pod = record.pod_network(daemon);
-    daemon.network.del(&pod, record.network.as_ref()).await.map_err(|e| Arc::new(Error::from(e)))
+    daemon
+        .network
+        .del(&pod, record.network.as_ref())
+        .await
+        .map_err(|e| Arc::new(Error::from(e)))
 }
 
 fn release_local(daemon: &Daemon, record: &SandboxRecord) -> std::result::Result<(), Error> {
@@ -85,7 +92,9 @@ fn release_local(daemon: &Daemon, record: &SandboxRecord) -> std::result::Result
 /// Kills a process of ours and waits until it is gone.
 pub fn end(process: ProcessId) -> std::result::Result<(), Error> {
     let path = || format!("/proc/{}", process.pid);
-    let Ok(fd) = process.open() else { return Ok(()) };
+    let Ok(fd) = process.open() else {
+        return Ok(());
+    };
     match fd.kill(Signal::SIGKILL) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(Error::io("kill", path()))?,

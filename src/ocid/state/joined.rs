@@ -125,9 +125,13 @@ mod tests {
         open.send(()).unwrap();
         tasks.close();
         tasks.wait().await;
-        let again = joined.run(&tasks, "pod".into(), counted(&count, oneshot::channel().1)).await;
+        let again = joined
+            .run(&tasks, "pod".into(), counted(&count, oneshot::channel().1))
+            .await;
         assert_eq!(again.unwrap(), "id0");
-        let fresh = joined.run(&tasks, "pod".into(), counted(&count, oneshot::channel().1)).await;
+        let fresh = joined
+            .run(&tasks, "pod".into(), counted(&count, oneshot::channel().1))
+            .await;
         assert_eq!(fresh.unwrap(), "id1", "an answer is taken once");
     }
 
@@ -140,7 +144,9 @@ mod tests {
             joined.run(&tasks, "pod".into(), fail())
         );
         assert!(Arc::ptr_eq(&a.unwrap_err(), &b.unwrap_err()));
-        let ok = joined.run(&tasks, "pod".into(), async { Ok("id".to_owned()) }).await;
+        let ok = joined
+            .run(&tasks, "pod".into(), async { Ok("id".to_owned()) })
+            .await;
         assert_eq!(ok.unwrap(), "id");
     }
 }

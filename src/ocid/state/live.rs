@@ -54,7 +54,8 @@ impl<R: Record + Clone + Send + Sync + 'static> Live<R> {
         let mut slot = self.record.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = (**slot).clone();
         edit(&mut next);
-        next.save(&self.folder, false).map_err(Error::io("write the record in", &self.folder))?;
+        next.save(&self.folder, false)
+            .map_err(Error::io("write the record in", &self.folder))?;
         *slot = Arc::new(next);
         let now = Arc::clone(&slot);
         drop(slot);
@@ -66,8 +67,12 @@ impl<R: Record + Clone + Send + Sync + 'static> Live<R> {
     pub async fn commit(&self) -> Result<()> {
         let (record, folder) = (self.now(), self.folder.clone());
         let save = move || record.save(&folder, true);
-        let saved = tokio::task::spawn_blocking(save).await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        saved.map_err(Error::io("commit the record in", &self.folder)).map_err(Arc::new)
+        let saved = tokio::task::spawn_blocking(save)
+            .await
+            .unwrap_or_else(|e| Err(io::Error::other(e)));
+        saved
+            .map_err(Error::io("commit the record in", &self.folder))
+            .map_err(Arc::new)
     }
 
     /// Waits until the record fits.

@@ -127,7 +127,9 @@ impl ContainerRecord {
     pub fn reason(&self) -> &'static str {
         match self.phase {
             Phase::Stopped if self.oom_killed => "OOMKilled",
-            Phase::Stopped if self.started_at == 0 && !self.message.is_empty() => "ContainerCannotRun",
+            Phase::Stopped if self.started_at == 0 && !self.message.is_empty() => {
+                "ContainerCannotRun"
+            }
             Phase::Stopped if self.exit_code == 0 => "Completed",
             Phase::Stopped => "Error",
             _ => "",
@@ -141,7 +143,11 @@ pub trait Record: Serialize + DeserializeOwned {
     fn save(&self, folder: &Path, durable: bool) -> io::Result<()> {
         let bytes = serde_json::to_vec(self)?;
         let path = folder.join(FILE);
-        if durable { write_atomic(&path, &bytes, 0o600) } else { write_replace(&path, &bytes, 0o600) }
+        if durable {
+            write_atomic(&path, &bytes, 0o600)
+        } else {
+            write_replace(&path, &bytes, 0o600)
+        }
     }
 
     /// None when the folder has no record: it was being made, or being removed.

@@ -48,7 +48,9 @@ pub async fn restore(daemon: &Arc<Daemon>) -> Result<()> {
                 }
             }
             Ok(None) => forget(daemon.root(), "containers", &id),
-            Err(error) => tracing::error!(container = %id, %error, "the record of a container cannot be read"),
+            Err(error) => {
+                tracing::error!(container = %id, %error, "the record of a container cannot be read")
+            }
         }
     }
     finish_removals(daemon).await;
@@ -67,10 +69,15 @@ async fn restore_sandbox(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, boot: &st
     if record.phase == Phase::Creating {
         return teardown::teardown(daemon, sandbox).await;
     }
-    daemon.names.take("pod", &record.config.name(), &record.id)?;
+    daemon
+        .names
+        .take("pod", &record.config.name(), &record.id)?;
     daemon.sandboxes.insert(&record.id, Arc::clone(sandbox));
     if record.phase == Phase::Created {
-        daemon.cgroups.hold(&record.id, &daemon.pod_cgroup(&record.config.cgroup_parent)?);
+        daemon.cgroups.hold(
+            &record.id,
+            &daemon.pod_cgroup(&record.config.cgroup_parent)?,
+        );
     }
     if record.phase == Phase::Created && !is_alive(daemon, &record, boot) {
         tracing::info!(pod = %record.id, "the pod did not outlive the reboot");

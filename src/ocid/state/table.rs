@@ -15,7 +15,10 @@ pub struct Table<T> {
 impl<T> Table<T> {
     /// `what` names an entry in errors.
     pub fn new(what: &'static str) -> Self {
-        Self { what, entries: RwLock::default() }
+        Self {
+            what,
+            entries: RwLock::default(),
+        }
     }
 
     pub fn insert(&self, id: &str, entry: Arc<T>) {
@@ -35,7 +38,9 @@ impl<T> Table<T> {
         if id.is_empty() {
             return None;
         }
-        let mut fitting = entries.range(id.to_owned()..).take_while(|(key, _)| key.starts_with(id));
+        let mut fitting = entries
+            .range(id.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(id));
         match (fitting.next(), fitting.next()) {
             (Some((_, entry)), None) => Some(Arc::clone(entry)),
             _ => None,
@@ -44,13 +49,23 @@ impl<T> Table<T> {
 
     /// As [`Table::get`]; an unknown id is an error.
     pub fn expect(&self, id: &str) -> Result<Arc<T>> {
-        let unknown = || Arc::new(Error::NotFound { what: self.what, id: id.to_owned() });
+        let unknown = || {
+            Arc::new(Error::NotFound {
+                what: self.what,
+                id: id.to_owned(),
+            })
+        };
         self.get(id).ok_or_else(unknown)
     }
 
     /// All of them, in the order of their ids.
     pub fn all(&self) -> Vec<Arc<T>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<T>>> {
@@ -73,7 +88,10 @@ mod tests {
         assert!(table.get("aa").is_none());
         assert!(table.get("").is_none());
         assert!(table.get("cc").is_none());
-        assert_eq!(table.expect("cc").unwrap_err().to_string(), "container `cc` is not known");
+        assert_eq!(
+            table.expect("cc").unwrap_err().to_string(),
+            "container `cc` is not known"
+        );
         table.remove("aa11");
         assert_eq!(*table.get("aa").unwrap(), "aa22");
     }

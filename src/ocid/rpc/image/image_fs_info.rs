@@ -20,9 +20,13 @@ pub async fn image_fs_info(
     };
     let usage = FilesystemUsage {
         timestamp: now_ns(),
-        fs_id: Some(FilesystemIdentifier { mountpoint: usage.mountpoint.display().to_string() }),
+        fs_id: Some(FilesystemIdentifier {
+            mountpoint: usage.mountpoint.display().to_string(),
+        }),
         used_bytes: Some(UInt64Value { value: usage.bytes }),
-        inodes_used: Some(UInt64Value { value: usage.inodes }),
+        inodes_used: Some(UInt64Value {
+            value: usage.inodes,
+        }),
     };
     Ok(ImageFsInfoResponse {
         image_filesystems: vec![usage.clone()],

@@ -14,7 +14,9 @@ pub async fn image_status(
     daemon: &Arc<Daemon>,
     request: ImageStatusRequest,
 ) -> Result<ImageStatusResponse> {
-    let spec = request.image.ok_or_else(|| Error::from(FieldError::required("image")))?;
+    let spec = request
+        .image
+        .ok_or_else(|| Error::from(FieldError::required("image")))?;
     let found = daemon.images.get(&spec.image);
     let mut info = HashMap::new();
     if let Some(found) = &found
@@ -23,5 +25,8 @@ pub async fn image_status(
         let config = serde_json::json!({ "id": found.id, "imageSpec": found.config });
         info.insert("info".to_owned(), config.to_string());
     }
-    Ok(ImageStatusResponse { image: found.as_deref().map(image), info })
+    Ok(ImageStatusResponse {
+        image: found.as_deref().map(image),
+        info,
+    })
 }

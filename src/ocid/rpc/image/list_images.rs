@@ -12,10 +12,15 @@ pub async fn list_images(
     daemon: &Arc<Daemon>,
     request: ListImagesRequest,
 ) -> Result<ListImagesResponse> {
-    let name = request.filter.and_then(|filter| filter.image).map(|spec| spec.image);
+    let name = request
+        .filter
+        .and_then(|filter| filter.image)
+        .map(|spec| spec.image);
     let images = match name.filter(|name| !name.is_empty()) {
         Some(name) => daemon.images.get(&name).into_iter().collect(),
         None => daemon.images.list(),
     };
-    Ok(ListImagesResponse { images: images.iter().map(|found| image(found)).collect() })
+    Ok(ListImagesResponse {
+        images: images.iter().map(|found| image(found)).collect(),
+    })
 }

@@ -13,7 +13,9 @@ pub async fn pull_image(
     daemon: &Arc<Daemon>,
     request: PullImageRequest,
 ) -> Result<PullImageResponse> {
-    let spec = request.image.ok_or_else(|| Error::from(FieldError::required("image")))?;
+    let spec = request
+        .image
+        .ok_or_else(|| Error::from(FieldError::required("image")))?;
     if spec.image.is_empty() {
         return Err(Arc::new(FieldError::required("image.image").into()));
     }
@@ -29,9 +31,15 @@ pub async fn pull_image(
     daemon
         .clone()
         .tracked(async move {
-            let image = daemon.images.pull(&spec.image, auth).await.map_err(Error::from)?;
+            let image = daemon
+                .images
+                .pull(&spec.image, auth)
+                .await
+                .map_err(Error::from)?;
             tracing::info!(image = %spec.image, id = %image.id, "image is pulled");
-            Ok(PullImageResponse { image_ref: image.id.clone() })
+            Ok(PullImageResponse {
+                image_ref: image.id.clone(),
+            })
         })
         .await
 }

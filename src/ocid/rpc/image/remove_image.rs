@@ -12,7 +12,10 @@ pub async fn remove_image(
     daemon: &Arc<Daemon>,
     request: RemoveImageRequest,
 ) -> Result<RemoveImageResponse> {
-    let name = request.image.ok_or_else(|| Error::from(FieldError::required("image")))?.image;
+    let name = request
+        .image
+        .ok_or_else(|| Error::from(FieldError::required("image")))?
+        .image;
     if name.is_empty() {
         return Err(Arc::new(FieldError::required("image.image").into()));
     }

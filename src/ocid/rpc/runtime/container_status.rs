@@ -13,6 +13,13 @@ pub async fn container_status(
     request: ContainerStatusRequest,
 ) -> Result<ContainerStatusResponse> {
     let record = daemon.containers.expect(&request.container_id)?.now();
-    let info = if request.verbose { verbose(&*record) } else { HashMap::new() };
-    Ok(ContainerStatusResponse { status: Some(convert(daemon, &record)), info })
+    let info = if request.verbose {
+        verbose(&*record)
+    } else {
+        HashMap::new()
+    };
+    Ok(ContainerStatusResponse {
+        status: Some(convert(daemon, &record)),
+        info,
+    })
 }

@@ -15,7 +15,8 @@ pub async fn create_container(
     daemon: &Arc<Daemon>,
     request: CreateContainerRequest,
 ) -> Result<CreateContainerResponse> {
-    let config = request.config
+    let config = request
+        .config
         .ok_or_else(|| FieldError::required("config"))
         .and_then(ContainerConfig::try_from)
         .map_err(Error::from)?;

@@ -12,9 +12,17 @@ pub async fn list_containers(
     daemon: &Arc<Daemon>,
     request: ListContainersRequest,
 ) -> Result<ListContainersResponse> {
-    let ContainerFilter { id, state, pod_sandbox_id, label_selector } =
-        request.filter.unwrap_or_default();
-    let records = daemon.containers.all().into_iter().map(|container| container.now());
+    let ContainerFilter {
+        id,
+        state,
+        pod_sandbox_id,
+        label_selector,
+    } = request.filter.unwrap_or_default();
+    let records = daemon
+        .containers
+        .all()
+        .into_iter()
+        .map(|container| container.now());
     let mut containers: Vec<_> = records
         .filter(|r| r.id.starts_with(&id) && r.sandbox_id.starts_with(&pod_sandbox_id))
         .filter(|r| selects(&label_selector, &r.config.labels))

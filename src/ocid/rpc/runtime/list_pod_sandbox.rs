@@ -12,8 +12,16 @@ pub async fn list_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: ListPodSandboxRequest,
 ) -> Result<ListPodSandboxResponse> {
-    let PodSandboxFilter { id, state, label_selector } = request.filter.unwrap_or_default();
-    let records = daemon.sandboxes.all().into_iter().map(|sandbox| sandbox.now());
+    let PodSandboxFilter {
+        id,
+        state,
+        label_selector,
+    } = request.filter.unwrap_or_default();
+    let records = daemon
+        .sandboxes
+        .all()
+        .into_iter()
+        .map(|sandbox| sandbox.now());
     let mut items: Vec<_> = records
         .filter(|r| r.id.starts_with(&id) && selects(&label_selector, &r.config.labels))
         .map(|r| sandbox_item(&r))

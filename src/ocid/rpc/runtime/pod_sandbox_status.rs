@@ -16,11 +16,18 @@ pub async fn pod_sandbox_status(
 ) -> Result<PodSandboxStatusResponse> {
     let record = daemon.sandboxes.expect(&request.pod_sandbox_id)?.now();
     let statuses = containers(daemon, &record.id);
-    let info = if request.verbose { verbose(&*record) } else { HashMap::new() };
+    let info = if request.verbose {
+        verbose(&*record)
+    } else {
+        HashMap::new()
+    };
     Ok(PodSandboxStatusResponse {
         status: Some(sandbox_status(&record)),
         info,
-        containers_statuses: statuses.iter().map(|c| container_status(daemon, &c.now())).collect(),
+        containers_statuses: statuses
+            .iter()
+            .map(|c| container_status(daemon, &c.now()))
+            .collect(),
         timestamp: now_ns(),
     })
 }

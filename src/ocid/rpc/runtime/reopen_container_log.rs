@@ -22,7 +22,9 @@ pub async fn reopen_container_log(
             wanted: "running",
         }));
     }
-    let mut monitor = client::connect(&daemon.bundle(&record.id)).await.map_err(Error::from)?;
+    let mut monitor = client::connect(&daemon.bundle(&record.id))
+        .await
+        .map_err(Error::from)?;
     monitor.reopen_log().await.map_err(Error::from)?;
     Ok(ReopenContainerLogResponse {})
 }

@@ -13,7 +13,8 @@ pub async fn run_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: RunPodSandboxRequest,
 ) -> Result<RunPodSandboxResponse> {
-    let config = request.config
+    let config = request
+        .config
         .ok_or_else(|| FieldError::required("config"))
         .and_then(SandboxConfig::try_from)
         .map_err(Error::from)?;

@@ -19,6 +19,8 @@ pub async fn runtime_config(
         CgroupManager::Cgroupfs => CgroupDriver::Cgroupfs,
     };
     Ok(RuntimeConfigResponse {
-        linux: Some(LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
+        linux: Some(LinuxRuntimeConfiguration {
+            cgroup_driver: driver.into(),
+        }),
     })
 }

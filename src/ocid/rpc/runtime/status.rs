@@ -25,7 +25,12 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
     };
     let conditions = vec![
         runtime,
-        condition("NetworkReady", network.ready, &network.reason, &network.message),
+        condition(
+            "NetworkReady",
+            network.ready,
+            &network.reason,
+            &network.message,
+        ),
     ];
     let default = daemon.config.crio.runtime.default_runtime.as_str();
     let mut handlers = Vec::new();

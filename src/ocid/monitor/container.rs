@@ -1,0 +1,543 @@
+//! One container, from `create` to its exit record.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use time::OffsetDateTime;
+
+use super::call::{self, Children, Ended};
+use super::control::Control;
+use super::journal::Journal;
+use super::log::{CriLog, Piece};
+use super::oom::OomCounter;
+use super::protocol::{
+    Answer, CONSOLE, ContainerJob, ExitRecord, MonitorRecord, PIDFILE, RECORD, RUNTIME_LOG, Reply,
+    Request, SOCKET, VERSION,
+};
+use super::stdio::{Channel, Progress, Stream};
+use super::{Daemon, MonitorError};
+use crate::host::process::{self, ProcessId};
+use crate::host::{clock, fs as host_fs, pty};
+
+/// How long an exit record that finds no room waits before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// The limit of the clean-up after a failed `create`.
+const DELETE_LIMIT: Duration = Duration::from_secs(30);
+
+pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
+    env::set_current_dir(&job.bundle).map_err(|source| MonitorError::Bundle {
+        path: job.bundle.clone(),
+        source,
+    })?;
+    let mut output = Output::open(&job)?;
+    let created = match create(&job) {
+        Ok(created) => created,
+        Err(e) => {
+            if let Some(log) = output.log.take()
+                && let Err(e) = log.discard()
+            {
+                eprintln!("remove the log: {e}");
+            }
+            return Err(e);
+        }
+    };
+    daemon.reply(&Reply::Created {
+        init: created.init,
+        monitor: created.record.monitor,
+    });
+    let mut monitor = Monitor {
+        job,
+        output,
+        created,
+        exit: None,
+    };
+    monitor
+        .watch()
+        .map_err(MonitorError::prepare("wait for the container"))
+}
+
+/// Where output goes.
+struct Output {
+    log: Option<CriLog>,
+    journal: Option<Journal>,
+}
+
+impl Output {
+    fn open(job: &ContainerJob) -> Result<Self, MonitorError> {
+        let log = match &job.log_path {
+            Some(path) => {
+                let opened = CriLog::open(path, job.log_size_max);
+                Some(opened.map_err(|source| MonitorError::Log {
+                    path: path.clone(),
+                    source,
+                })?)
+            }
+            None => None,
+        };
+        let journal = match &job.journal {
+            Some(settings) => Some(
+                Journal::open(settings)
+                    .map_err(MonitorError::prepare("make a socket for the journal"))?,
+            ),
+            None => None,
+        };
+        Ok(Self { log, journal })
+    }
+
+    fn write(&mut self, channel: Channel, pieces: &[Piece<'_>]) {
+        if let Some(log) = &mut self.log {
+            log.write(OffsetDateTime::now_utc(), channel, pieces);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.write(channel, pieces);
+        }
+    }
+}
+
+/// A container that the runtime has created.
+struct Created {
+    children: Children,
+    control: Control,
+    record: MonitorRecord,
+    init: ProcessId,
+    streams: Vec<Stream>,
+    terminal: Option<Terminal>,
+    /// The writing end of the container's input, for whoever attaches.
+    _stdin: Option<OwnedFd>,
+    oom: OomCounter,
+    /// It ended before we looked for the first time.
+    ended: Option<Ended>,
+}
+
+/// A container's terminal.
+struct Terminal {
+    master: OwnedFd,
+    /// Held open until the container ends: with nobody behind it a master only reports errors, and a container
+    /// whose processes close and reopen their terminal would be deaf from then on.
+    peer: Option<OwnedFd>,
+}
+
+/// The pipes or the terminal between us and the container. Only our ends live longer than `create`.
+struct Stdio {
+    theirs: [OwnedFd; 3],
+    stdin: Option<OwnedFd>,
+    /// The readers of stdout and stderr; with a terminal only what the runtime itself prints comes there.
+    readers: [OwnedFd; 2],
+    console: Option<UnixListener>,
+}
+
+impl Stdio {
+    fn new(job: &ContainerJob) -> io::Result<Self> {
+        let null = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .map(OwnedFd::from)
+        };
+        let (out, their_out) = io::pipe()?;
+        let (err, their_err) = io::pipe()?;
+        let (their_in, stdin) = if job.stdin && !job.tty {
+            let (reader, writer) = io::pipe()?;
+            (reader.into(), Some(writer.into()))
+        } else {
+            (null()?, None)
+        };
+        let console = if job.tty {
+            // What a former attempt left behind.
+            remove(Path::new(CONSOLE))?;
+            let listener = UnixListener::bind(CONSOLE)?;
+            listener.set_nonblocking(true)?;
+            Some(listener)
+        } else {
+            None
+        };
+        Ok(Self {
+            theirs: [their_in, their_out.into(), their_err.into()],
+            stdin,
+            readers: [out.into(), err.into()],
+            console,
+        })
+    }
+}
+
+fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
+    let prepare = MonitorError::prepare;
+    let monitor =
+        ProcessId::of(std::process::id().cast_signed()).map_err(prepare("identify the monitor"))?;
+    let mut record = MonitorRecord {
+        version: VERSION,
+        monitor,
+        init: None,
+    };
+    for stale in [SOCKET, PIDFILE, RUNTIME_LOG] {
+        remove(Path::new(stale)).map_err(prepare("remove the files of a former attempt"))?;
+    }
+    let control = Control::bind(Path::new(SOCKET)).map_err(prepare("listen on `monitor.sock`"))?;
+    // Before the runtime is called: a daemon that is killed now must find us when it is back.
+    write_record(&record).map_err(prepare("write `monitor.json`"))?;
+    let children = Children::new().map_err(prepare("watch for ended children"))?;
+    let stdio = Stdio::new(job).map_err(prepare("make the container's stdio"))?;
+    let Stdio {
+        theirs,
+        stdin,
+        readers,
+        console,
+    } = stdio;
+
+    let mut early = Vec::new();
+    let outcome = call_create(job, &children, theirs, &mut early);
+    let attempt = outcome.and_then(|()| {
+        let no_process = |source| MonitorError::Prepare {
+            what: "find the container's first process",
+            source,
+        };
+        let pid = call::read_pid(Path::new(PIDFILE)).map_err(no_process)?;
+        if early.iter().any(|e: &Ended| e.pid == pid) {
+            let message = "the container's first process ended before it was started".to_owned();
+            return Err(MonitorError::Runtime { message });
+        }
+        let init = ProcessId::of(pid).map_err(no_process)?;
+        let terminal = match &console {
+            Some(listener) => Some(
+                receive_terminal(listener).map_err(prepare("receive the container's terminal"))?,
+            ),
+            None => None,
+        };
+        record.init = Some(init);
+        write_record(&record).map_err(prepare("write `monitor.json`"))?;
+        Ok((init, terminal))
+    });
+    let made = attempt.and_then(|(init, terminal)| {
+        let streams =
+            streams(&terminal, &readers).map_err(prepare("prepare the container's output"))?;
+        Ok((init, terminal, streams))
+    });
+    let (init, terminal, streams) = match made {
+        Ok(made) => made,
+        Err(e) => {
+            let e = with_printed(e, &readers);
+            clean_up(job, &children);
+            return Err(e);
+        }
+    };
+    if console.is_some() {
+        remove(Path::new(CONSOLE)).map_err(prepare("remove `console.sock`"))?;
+    }
+    Ok(Created {
+        children,
+        control,
+        record,
+        init,
+        streams,
+        terminal,
+        _stdin: stdin,
+        oom: OomCounter::of(init.pid),
+        ended: None,
+    })
+}
+
+/// Runs the runtime's `create` to its end. `theirs` is closed by then.
+fn call_create(
+    job: &ContainerJob,
+    children: &Children,
+    theirs: [OwnedFd; 3],
+    early: &mut Vec<Ended>,
+) -> Result<(), MonitorError> {
+    let bundle = job.bundle.to_string_lossy();
+    let mut command = vec!["create", "--bundle", &bundle, "--pid-file", PIDFILE];
+    if job.tty {
+        command.extend(["--console-socket", CONSOLE]);
+    }
+    command.push(&job.id);
+    let stdio = theirs.each_ref().map(AsFd::as_fd);
+    let log = Path::new(RUNTIME_LOG);
+    let runtime = call::start(&job.runtime, log, &command, stdio)
+        .map_err(MonitorError::prepare("start the OCI runtime"))?;
+    drop(theirs);
+    let deadline = Instant::now() + Duration::from_millis(job.create_limit_ms);
+    let wait = MonitorError::prepare("wait for the OCI runtime");
+    let ended = match children.wait_for(runtime, Some(deadline), None, early) {
+        Ok(Some(ended)) if ended.exit_code == 0 => return Ok(()),
+        Ok(Some(ended)) => Some(ended),
+        Ok(None) => {
+            call::kill_child(runtime);
+            // It cannot refuse: this only waits for the kernel to finish it.
+            children
+                .wait_for(runtime, None, None, early)
+                .map_err(wait)?;
+            None
+        }
+        Err(e) => return Err(wait(e)),
+    };
+    Err(MonitorError::Runtime {
+        message: call::complaint(log, b"", ended),
+    })
+}
+
+/// Where the runtime logged nothing, what it printed may tell more than how it ended.
+fn with_printed(error: MonitorError, readers: &[OwnedFd; 2]) -> MonitorError {
+    let MonitorError::Runtime { message } = error else {
+        return error;
+    };
+    let logged = fs::read(RUNTIME_LOG).unwrap_or_default();
+    if call::error_in(&logged).is_some() {
+        return MonitorError::Runtime { message };
+    }
+    let mut printed = Vec::new();
+    for reader in readers {
+        if let Ok(fd) = reader.try_clone()
+            && let Ok(mut stream) = Stream::new(Channel::Stderr, fd, false)
+        {
+            let read = stream.drain(|pieces| {
+                for piece in pieces {
+                    printed.extend_from_slice(piece.content);
+                    printed.push(b'\n');
+                }
+            });
+            if let Err(e) = read {
+                eprintln!("read what the OCI runtime printed: {e}");
+            }
+        }
+    }
+    MonitorError::Runtime {
+        message: call::error_in(&printed)
+            .or_else(|| call::last_line(&printed))
+            .unwrap_or(message),
+    }
+}
+
+/// Leaves nothing of a container that could not be created: no process, no state of the runtime, no record.
+fn clean_up(job: &ContainerJob, children: &Children) {
+    if let Err(e) = process::kill_family(std::process::id().cast_signed(), None) {
+        eprintln!("kill what is left of the container: {e}");
+    }
+    if job.runtime.root.join(&job.id).exists() {
+        let deleted = delete(job, children);
+        if let Err(e) = deleted {
+            eprintln!("delete what is left of the container: {e}");
+        }
+    }
+    for file in [CONSOLE, SOCKET, PIDFILE, RECORD] {
+        if let Err(e) = remove(Path::new(file)) {
+            eprintln!("remove `{file}`: {e}");
+        }
+    }
+}
+
+fn delete(job: &ContainerJob, children: &Children) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let stdio = [null.as_fd(), null.as_fd(), null.as_fd()];
+    let log = Path::new(RUNTIME_LOG);
+    let runtime = call::start(&job.runtime, log, &["delete", "--force", &job.id], stdio)?;
+    let deadline = Some(Instant::now() + DELETE_LIMIT);
+    match children.wait_for(runtime, deadline, None, &mut Vec::new())? {
+        Some(Ended { exit_code: 0, .. }) => Ok(()),
+        ended => {
+            call::kill_child(runtime);
+            Err(io::Error::other(call::complaint(log, b"", ended)))
+        }
+    }
+}
+
+fn receive_terminal(listener: &UnixListener) -> io::Result<Terminal> {
+    // The runtime has sent it by now; waiting would be waiting for ever.
+    let (stream, _) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    let master = pty::receive_fd(&stream)?;
+    let peer = pty::peer(&master).ok();
+    Ok(Terminal { master, peer })
+}
+
+fn streams(terminal: &Option<Terminal>, readers: &[OwnedFd; 2]) -> io::Result<Vec<Stream>> {
+    match terminal {
+        Some(t) => Ok(vec![Stream::new(
+            Channel::Stdout,
+            t.master.try_clone()?,
+            true,
+        )?]),
+        None => {
+            let [out, err] = readers;
+            Ok(vec![
+                Stream::new(Channel::Stdout, out.try_clone()?, false)?,
+                Stream::new(Channel::Stderr, err.try_clone()?, false)?,
+            ])
+        }
+    }
+}
+
+fn write_record(record: &MonitorRecord) -> io::Result<()> {
+    host_fs::write_atomic(Path::new(RECORD), &serde_json::to_vec(record)?, 0o600)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+struct Monitor {
+    job: ContainerJob,
+    output: Output,
+    created: Created,
+    exit: Option<ExitRecord>,
+}
+
+impl Monitor {
+    /// Everything from the creation to the exit record.
+    fn watch(&mut self) -> io::Result<()> {
+        let ended = loop {
+            if let Some(ended) = self.created.ended {
+                break ended;
+            }
+            self.turn()?;
+        };
+        self.rest_of_output();
+        let exit = ExitRecord {
+            version: VERSION,
+            id: self.job.id.clone(),
+            exit_code: ended.exit_code,
+            signal: ended.signal,
+            finished_at: clock::now_ns(),
+            oom_killed: self.created.oom.happened(),
+            monitor_lost: false,
+        };
+        self.record(exit)?;
+        remove(Path::new(SOCKET))
+    }
+
+    /// Waits for something to happen and deals with it.
+    fn turn(&mut self) -> io::Result<()> {
+        let streams = self.created.streams.len();
+        let ready = {
+            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            let created = &self.created;
+            let mut fds: Vec<PollFd<'_>> = vec![readable(created.children.as_fd())];
+            fds.extend(created.streams.iter().map(|s| readable(s.file().as_fd())));
+            fds.extend(created.control.fds().map(readable));
+            let deadline = created.streams.iter().filter_map(Stream::deadline).min();
+            match poll(&mut fds, call::timeout(deadline)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+            ready
+        };
+        let mut ready = ready.into_iter();
+        if ready.next() == Some(true) {
+            let init = self.created.init.pid;
+            let ended = self.created.children.reap();
+            self.created.ended = ended.into_iter().find(|e| e.pid == init);
+        }
+        let readable: Vec<bool> = ready.by_ref().take(streams).collect();
+        self.read_streams(&readable);
+        if ready.any(|r| r) {
+            self.serve();
+        }
+        Ok(())
+    }
+
+    fn read_streams(&mut self, readable: &[bool]) {
+        let (output, streams) = (&mut self.output, &mut self.created.streams);
+        let now = Instant::now();
+        let mut flags = readable.iter();
+        streams.retain_mut(|stream| {
+            let channel = stream.channel;
+            let mut sink = |pieces: &[Piece<'_>]| output.write(channel, pieces);
+            stream.flush(now, &mut sink);
+            if flags.next() != Some(&true) {
+                return true;
+            }
+            match stream.read(&mut sink) {
+                Ok(progress) => progress != Progress::End,
+                Err(e) => {
+                    eprintln!("read the container's {}: {e}", channel.name());
+                    false
+                }
+            }
+        });
+    }
+
+    /// What the container wrote before its end and we have not read yet.
+    fn rest_of_output(&mut self) {
+        if let Some(terminal) = &mut self.created.terminal {
+            terminal.peer = None;
+        }
+        let output = &mut self.output;
+        for stream in &mut self.created.streams {
+            let channel = stream.channel;
+            if let Err(e) = stream.drain(|pieces| output.write(channel, pieces)) {
+                eprintln!("read the rest of the container's {}: {e}", channel.name());
+            }
+        }
+    }
+
+    /// Writes the exit record. Nobody else knows the exit code: while there is no room for the record, it is kept
+    /// here and told to whoever asks.
+    fn record(&mut self, exit: ExitRecord) -> io::Result<()> {
+        let path = ExitRecord::path(&self.job.exits_dir, &self.job.id);
+        let text = serde_json::to_vec(&exit)?;
+        self.exit = Some(exit);
+        let mut told = false;
+        loop {
+            match host_fs::write_atomic(&path, &text, 0o600) {
+                Ok(()) => return Ok(()),
+                // The whole run root is gone: there is nobody left to tell.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+                Err(e) if !told => {
+                    eprintln!(
+                        "write `{}`, trying again until it works: {e}",
+                        path.display()
+                    );
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            let until = Some(Instant::now() + RETRY);
+            let fds: Vec<BorrowedFd<'_>> = self.created.control.fds().collect();
+            let mut fds: Vec<_> = fds
+                .into_iter()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
+            match poll(&mut fds, call::timeout(until)) {
+                Ok(0) | Err(_) => {}
+                Ok(_) => self.serve(),
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        let (created, output) = (&mut self.created, &mut self.output);
+        let (record, exit, terminal) = (&created.record, &self.exit, &created.terminal);
+        created.control.serve(|request| {
+            let done = match request {
+                Request::Hello { .. } => Ok(()),
+                Request::Status => {
+                    return Answer::Status {
+                        record: record.clone(),
+                        exit: exit.clone(),
+                    };
+                }
+                Request::ReopenLog => output.log.as_mut().map_or(Ok(()), CriLog::reopen),
+                Request::Resize { columns, rows } => match terminal {
+                    Some(t) => pty::resize(&t.master, columns, rows),
+                    None => Err(io::Error::other("the container has no terminal")),
+                },
+            };
+            match done {
+                Ok(()) => Answer::Done,
+                Err(e) => Answer::Refused {
+                    message: e.to_string(),
+                },
+            }
+        });
+    }
+}
