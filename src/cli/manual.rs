@@ -20,7 +20,10 @@ pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
     page.extend_from_slice(b".SH COMMANDS\n");
     let name = command.get_name().to_owned();
     leaves(&name, &command, &mut page);
-    man.render_version_section(&mut page)?;
+    // clap_mangen takes it for granted.
+    if command.get_version().is_some() {
+        man.render_version_section(&mut page)?;
+    }
     Ok(page)
 }
 

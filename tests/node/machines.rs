@@ -115,3 +115,20 @@ fn releases_have_upstreams_layout() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_machine_with_systemd_boots_and_goes() -> Result<()> {
+    let cgroups;
+    {
+        let machine = Machine::boot()?;
+        cgroups = machine.cgroups().to_vec();
+        ensure!(machine.run(&["systemctl", "is-active", "systemd-journald"])? == "active");
+        machine.run(&["systemd-run", "--wait", "--unit=probe", "echo", "hello"])?;
+        let journal = machine.run(&["journalctl", "-u", "probe", "--no-pager"])?;
+        ensure!(journal.contains("hello"), "{journal}");
+    }
+    for cgroup in cgroups {
+        ensure!(!cgroup.exists(), "`{}` is still there", cgroup.display());
+    }
+    Ok(())
+}

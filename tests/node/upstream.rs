@@ -20,7 +20,7 @@ use crate::support::upstream::{Answer, Upstream};
 /// no package is touched and the listings need no exceptions.
 fn machine() -> Result<Machine> {
     let purged: Vec<&str> = BROUGHT.into_iter().filter(|p| *p != "iptables").collect();
-    Machine::without(&purged)
+    Machine::start()?.without(&purged)
 }
 
 const UPSTREAM: [&str; 4] = ["--source", "upstream", "--catalog", CATALOG];

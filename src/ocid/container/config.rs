@@ -433,3 +433,6 @@ impl From<&Mount> for v1::Mount {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -349,3 +349,6 @@ fn annotations(inputs: &SpecInputs<'_>) -> HashMap<String, String> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

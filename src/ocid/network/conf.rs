@@ -220,7 +220,7 @@ impl NetworkConf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ocid::network::pod::{PortMapping, Protocol};
+    use crate::ocid::sandbox::config::{PortMapping, Protocol};
 
     fn network(text: &str) -> NetworkConf {
         match parse(text.as_bytes()).unwrap() {

@@ -6,12 +6,14 @@
 //!
 //! Plugins run in the caller's own network namespace: nothing here moves to another thread.
 
+mod bandwidth;
 mod conf;
 mod error;
 mod folder;
 mod plugin;
 mod pod;
 mod result;
+mod stray;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -27,7 +29,7 @@ use conf::NetworkConf;
 use plugin::{Call, Verb};
 
 pub use error::NetworkError;
-pub use pod::{Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
+pub use pod::PodNetwork;
 
 /// The pod's interface, as everywhere in Kubernetes.
 pub const INTERFACE: &str = "eth0";
@@ -118,6 +120,7 @@ impl Network {
     /// the error holds the clean-up's too. Each plugin run is limited to 30 s. Do not drop the future
     /// half-way: a plugin would be killed at its work.
     pub async fn add(&self, pod: &PodNetwork) -> Result<Attachment, NetworkError> {
+        pod.check()?;
         let args = pod.cni_args()?;
         let conf = self.network(pod.conf.as_deref().unwrap_or(&self.conf_dir))?;
         let plugins = self.find_all(&conf)?;
@@ -165,7 +168,7 @@ impl Network {
         call.verb = Verb::Del;
         // The one that failed may have left something, too.
         let reached = plugins.get(..reached).unwrap_or(&plugins);
-        match delete(&call, &conf, reached, previous.as_ref(), pod).await {
+        match delete_half(&call, &conf, reached, previous.as_ref(), pod).await {
             Ok(()) => Err(error),
             Err(undo) => Err(error.then(undo)),
         }
@@ -174,17 +177,24 @@ impl Network {
     /// Detaches a pod: DEL through the whole chain, last plugin first, going on after a failure.
     /// With an attachment its cached configuration and result are used, whatever the folder holds
     /// now. Without one (the daemon died during ADD) the folder's network is taken, and when it has
-    /// none there is nothing to do. Idempotent; a namespace that is gone is no error.
+    /// none there is nothing to do; a plugin that outlived that daemon is waited for. Idempotent; a namespace that is gone is no error.
     pub async fn del(
         &self,
         pod: &PodNetwork,
         attachment: Option<&Attachment>,
     ) -> Result<(), NetworkError> {
-        let args = pod.cni_args()?;
+        let args = match pod.cni_args() {
+            // ADD has refused it, too.
+            Err(_) if attachment.is_none() => return Ok(()),
+            other => other?,
+        };
         let conf = match attachment {
             Some(attachment) => attachment.conf()?,
             None => match self.network(pod.conf.as_deref().unwrap_or(&self.conf_dir)) {
-                Ok(conf) => conf,
+                Ok(conf) => {
+                    stray::wait(&pod.sandbox_id, LIMIT).await;
+                    conf
+                }
                 Err(e) => {
                     tracing::debug!(sandbox = pod.sandbox_id, error = %e, "no network to leave");
                     return Ok(());
@@ -201,8 +211,10 @@ impl Network {
             plugin_dirs: &self.plugin_dirs,
             limit: LIMIT,
         };
-        let result = attachment.map(|a| &a.result);
-        delete(&call, &conf, &plugins, result, pod).await
+        match attachment {
+            Some(a) => delete(&call, &conf, &plugins, Some(&a.result), pod).await,
+            None => delete_half(&call, &conf, &plugins, None, pod).await,
+        }
     }
 
     fn network(&self, dir: &Path) -> Result<NetworkConf, NetworkError> {
@@ -277,6 +289,25 @@ async fn delete(
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// As [`delete`], after an ADD that did not come to its end, and twice if need be: the bridge plugin
+/// (1.1.1) removes interface and lease and then fails on a masquerade rule that was never made; asked
+/// again it finds everything gone.
+async fn delete_half(
+    call: &Call<'_>,
+    conf: &NetworkConf,
+    plugins: &[PathBuf],
+    result: Option<&Value>,
+    pod: &PodNetwork,
+) -> Result<(), NetworkError> {
+    match delete(call, conf, plugins, result, pod).await {
+        Err(e) => {
+            tracing::debug!(sandbox = pod.sandbox_id, error = %e, "delete once more");
+            delete(call, conf, plugins, result, pod).await
+        }
+        done => done,
+    }
 }
 
 fn listed(dirs: &[PathBuf]) -> String {

@@ -1,15 +1,15 @@
 //! What plugins are told about a pod: `CNI_ARGS` and capabilities.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::NetworkError;
+use super::bandwidth;
 use super::conf::is_name;
+use crate::ocid::sandbox::config::{Dns, PortMapping, SandboxConfig};
 
 /// A pod, as its network sees it. The same for ADD and DEL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,10 +20,12 @@ pub struct PodNetwork {
     pub name: String,
     pub namespace: String,
     pub uid: String,
+    /// One with `host_port` 0 is no mapping, only a remark.
     pub port_mappings: Vec<PortMapping>,
+    /// For plugins with the capability `dns`.
     pub dns: Option<Dns>,
-    pub bandwidth: Option<Bandwidth>,
-    /// For plugins with the capability `io.kubernetes.cri.pod-annotations`.
+    /// For plugins with the capability `io.kubernetes.cri.pod-annotations`; two of them are limits for
+    /// plugins with the capability `bandwidth`.
     pub annotations: BTreeMap<String, String>,
     /// The node's pod subnets, one per address family, for plugins with the capability `ipRanges`.
     pub cidrs: Vec<IpNet>,
@@ -31,44 +33,29 @@ pub struct PodNetwork {
     pub conf: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    #[default]
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-/// A host port that leads into the pod. One with `host_port` 0 is no mapping, only a remark.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMapping {
-    pub protocol: Protocol,
-    pub container_port: u16,
-    pub host_port: u16,
-    /// `None`: every address of the host.
-    pub host_ip: Option<IpAddr>,
-}
-
-/// Resolver settings, for plugins with the capability `dns`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dns {
-    pub servers: Vec<String>,
-    pub searches: Vec<String>,
-    pub options: Vec<String>,
-}
-
-/// Traffic shaping, seen from the pod; for the bandwidth plugin. Bits per second.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bandwidth {
-    pub ingress: Option<u64>,
-    pub egress: Option<u64>,
-}
-
-/// The largest burst (bits) that the bandwidth plugin takes: the rate alone shall limit.
-const BURST: u64 = i32::MAX as u64;
-
 impl PodNetwork {
+    /// The pod of this configuration, on the machine's network.
+    pub fn new(sandbox_id: &str, netns: PathBuf, config: &SandboxConfig) -> Self {
+        Self {
+            sandbox_id: sandbox_id.to_owned(),
+            netns,
+            name: config.metadata.name.clone(),
+            namespace: config.metadata.namespace.clone(),
+            uid: config.metadata.uid.clone(),
+            port_mappings: config.port_mappings.clone(),
+            dns: (config.dns != Dns::default()).then(|| config.dns.clone()),
+            annotations: config.annotations.clone(),
+            cidrs: Vec::new(),
+            conf: None,
+        }
+    }
+
+    /// What ADD refuses before any plugin has run, and so nothing that DEL has to undo.
+    pub(super) fn check(&self) -> Result<(), NetworkError> {
+        self.cni_args()?;
+        bandwidth::limits(&self.annotations).map(|_| ())
+    }
+
     /// `CNI_ARGS`: exactly these five, as CRI-O gives them; some plugins refuse any other. A value
     /// that would read as more arguments is refused.
     pub(super) fn cni_args(&self) -> Result<String, NetworkError> {
@@ -99,15 +86,15 @@ impl PodNetwork {
     pub(super) fn capabilities(&self) -> Map<String, Value> {
         let mut all = Map::new();
         let ports = self.port_mappings.iter().filter(|p| p.host_port > 0);
-        let ports: Vec<Value> = ports.map(PortMapping::to_json).collect();
+        let ports: Vec<Value> = ports.map(host_port).collect();
         if !ports.is_empty() {
             all.insert("portMappings".to_owned(), Value::Array(ports));
         }
         if let Some(dns) = &self.dns {
             all.insert("dns".to_owned(), json!(dns));
         }
-        if let Some(rates) = self.bandwidth.and_then(|b| b.to_json()) {
-            all.insert("bandwidth".to_owned(), rates);
+        if let Ok(Some(limits)) = bandwidth::limits(&self.annotations) {
+            all.insert("bandwidth".to_owned(), limits);
         }
         if !self.cidrs.is_empty() {
             let range = |cidr: &IpNet| json!([{ "subnet": cidr }]);
@@ -122,39 +109,23 @@ impl PodNetwork {
     }
 }
 
-impl PortMapping {
-    fn to_json(&self) -> Value {
-        let mut object = json!({
-            "hostPort": self.host_port,
-            "containerPort": self.container_port,
-            "protocol": self.protocol,
-        });
-        if let (Some(ip), Value::Object(object)) = (self.host_ip, &mut object) {
-            object.insert("hostIP".to_owned(), json!(ip));
-        }
-        object
+/// An entry of the capability `portMappings`.
+fn host_port(mapping: &PortMapping) -> Value {
+    let mut object = json!({
+        "hostPort": mapping.host_port,
+        "containerPort": mapping.container_port,
+        "protocol": mapping.protocol.as_str(),
+    });
+    if let (Some(ip), Value::Object(object)) = (mapping.host_ip, &mut object) {
+        object.insert("hostIP".to_owned(), json!(ip));
     }
-}
-
-impl Bandwidth {
-    fn to_json(self) -> Option<Value> {
-        let mut object = Map::new();
-        for (rate, name, burst) in [
-            (self.ingress, "ingressRate", "ingressBurst"),
-            (self.egress, "egressRate", "egressBurst"),
-        ] {
-            if let Some(rate) = rate {
-                object.insert(name.to_owned(), json!(rate));
-                object.insert(burst.to_owned(), json!(BURST));
-            }
-        }
-        (!object.is_empty()).then_some(Value::Object(object))
-    }
+    object
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ocid::sandbox::config::Protocol;
 
     fn pod() -> PodNetwork {
         PodNetwork {
@@ -191,6 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_none_is_refused() {
+        let mut pod = pod();
+        pod.check().unwrap();
+        let annotation = "kubernetes.io/egress-bandwidth";
+        pod.annotations.insert(annotation.into(), "fast".into());
+        let e = pod.check().unwrap_err().to_string();
+        assert!(e.contains(annotation) && e.contains("`fast`"), "{e}");
+    }
+
+    #[test]
     fn capabilities_say_what_the_pod_has() {
         let mut pod = pod();
         assert!(pod.capabilities().is_empty());
@@ -208,11 +189,8 @@ mod tests {
             ..remark
         });
         pod.cidrs = vec!["10.1.0.0/24".parse().unwrap()];
-        pod.bandwidth = Some(Bandwidth {
-            ingress: Some(1000),
-            egress: None,
-        });
-        pod.annotations.insert("k".into(), "v".into());
+        let annotation = "kubernetes.io/ingress-bandwidth";
+        pod.annotations.insert(annotation.into(), "10k".into());
         pod.dns = Some(Dns {
             servers: vec!["10.0.0.10".into()],
             ..Dns::default()
@@ -220,8 +198,8 @@ mod tests {
         let expected = json!({
             "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"}],
             "ipRanges": [[{"subnet": "10.1.0.0/24"}]],
-            "bandwidth": {"ingressRate": 1000, "ingressBurst": 2147483647},
-            "io.kubernetes.cri.pod-annotations": {"k": "v"},
+            "bandwidth": {"ingressRate": 10000, "ingressBurst": 2147483647},
+            "io.kubernetes.cri.pod-annotations": {"kubernetes.io/ingress-bandwidth": "10k"},
             "dns": {"servers": ["10.0.0.10"], "searches": [], "options": []},
         });
         assert_eq!(Value::Object(pod.capabilities()), expected);

@@ -146,7 +146,7 @@ async fn a_failed_add_is_undone_from_the_failed_one_on() {
 
     f.plugin("first", "echo out of luck >&2; exit 3");
     let e = f.network.add(&f.pod).await.unwrap_err();
-    assert_eq!(f.verbs(), ["ADD first", "DEL first"]);
+    assert_eq!(f.verbs(), ["ADD first", "DEL first", "DEL first"]);
     let text = e.to_string();
     assert!(
         text.contains("plugin `first` of network `n` on ADD"),
@@ -175,12 +175,29 @@ async fn an_add_without_a_result_is_undone() {
 #[tokio::test]
 async fn a_del_goes_on_after_a_failure_and_reports_all() {
     let f = Fixture::new("1.0.0", "exit 1", "exit 2");
-    let e = f.network.del(&f.pod, None).await.unwrap_err();
+    let attachment = Attachment {
+        network: "n".to_owned(),
+        config: f.network.network(&f.network.conf_dir).unwrap().to_json(),
+        result: Value::Null,
+        ips: Vec::new(),
+    };
+    let e = f.network.del(&f.pod, Some(&attachment)).await.unwrap_err();
     assert_eq!(f.verbs(), ["DEL second", "DEL first"]);
     let text = e.to_string();
     assert!(
         text.contains("`second`") && text.contains("`first`"),
         "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_del_of_a_half_made_attachment_is_asked_twice() {
+    let once = "[ -e \"$0.asked\" ] || { touch \"$0.asked\"; exit 1; }";
+    let f = Fixture::new("1.0.0", once, "exit 0");
+    f.network.del(&f.pod, None).await.unwrap();
+    assert_eq!(
+        f.verbs(),
+        ["DEL second", "DEL first", "DEL second", "DEL first"]
     );
 }
 

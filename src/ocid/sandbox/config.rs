@@ -414,3 +414,6 @@ impl From<&NamespaceOptions> for v1::NamespaceOption {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

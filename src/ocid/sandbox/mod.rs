@@ -14,10 +14,10 @@ pub mod teardown;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use config::{NamespaceMode, PortMapping, Protocol, SandboxConfig};
+use config::{NamespaceMode, SandboxConfig};
 
 use super::daemon::Daemon;
-use super::network::{self, PodNetwork};
+use super::network::PodNetwork;
 use super::state::live::Live;
 use super::state::record::SandboxRecord;
 
@@ -53,18 +53,13 @@ impl SandboxRecord {
             .get(SELFTEST)
             .is_some_and(|v| v == "true");
         PodNetwork {
-            sandbox_id: self.id.clone(),
-            netns: daemon.namespaces(&self.id).join("net"),
-            name: self.config.metadata.name.clone(),
-            namespace: self.config.metadata.namespace.clone(),
-            uid: self.config.metadata.uid.clone(),
-            port_mappings: self.config.port_mappings.iter().map(Into::into).collect(),
-            dns: None,
-            bandwidth: None,
-            annotations: self.config.annotations.clone(),
-            cidrs: Vec::new(),
             // A fixed place, so that no pod can name a folder of its own.
             conf: selftest.then(|| daemon.runroot().join("selftest/net.d")),
+            ..PodNetwork::new(
+                &self.id,
+                daemon.namespaces(&self.id).join("net"),
+                &self.config,
+            )
         }
     }
 
@@ -79,21 +74,6 @@ impl SandboxRecord {
             pid: self
                 .pause
                 .map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
-        }
-    }
-}
-
-impl From<&PortMapping> for network::PortMapping {
-    fn from(mapping: &PortMapping) -> Self {
-        Self {
-            protocol: match mapping.protocol {
-                Protocol::Tcp => network::Protocol::Tcp,
-                Protocol::Udp => network::Protocol::Udp,
-                Protocol::Sctp => network::Protocol::Sctp,
-            },
-            container_port: mapping.container_port,
-            host_port: mapping.host_port,
-            host_ip: mapping.host_ip,
         }
     }
 }

@@ -110,6 +110,10 @@ mod tests {
         }
     }
 
+    fn open_gate() -> oneshot::Receiver<()> {
+        oneshot::channel().1
+    }
+
     #[tokio::test]
     async fn a_repeat_joins_and_an_abandoned_answer_is_found() {
         let (tasks, joined) = (TaskTracker::new(), Joined::default());
@@ -126,11 +130,11 @@ mod tests {
         tasks.close();
         tasks.wait().await;
         let again = joined
-            .run(&tasks, "pod".into(), counted(&count, oneshot::channel().1))
+            .run(&tasks, "pod".into(), counted(&count, open_gate()))
             .await;
         assert_eq!(again.unwrap(), "id0");
         let fresh = joined
-            .run(&tasks, "pod".into(), counted(&count, oneshot::channel().1))
+            .run(&tasks, "pod".into(), counted(&count, open_gate()))
             .await;
         assert_eq!(fresh.unwrap(), "id1", "an answer is taken once");
     }

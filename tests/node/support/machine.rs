@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,8 +61,36 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine as the host is, with nothing of the product installed.
+    /// A machine as the host is, with nothing of the product installed and a shell as its init.
     pub fn start() -> Result<Self> {
+        Self::make("shell", &[])
+    }
+
+    /// The same with systemd as its init, booted.
+    pub fn boot() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let notify = UnixDatagram::bind(folder.path().join("notify"))?;
+        notify.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let machine = Self::make(
+            "systemd",
+            &[format!("{}:/run/host", folder.path().display())],
+        )?;
+        let mut message = [0; 4096];
+        loop {
+            let length = notify
+                .recv(&mut message)
+                .context("systemd did not come up")?;
+            let message = String::from_utf8_lossy(&message[..length]).into_owned();
+            if message.lines().any(|line| line == "READY=1") {
+                break;
+            }
+        }
+        // Units may fail on a machine like this one; none does unless something is wrong with it.
+        machine.run(&["systemctl", "is-system-running", "--wait"])?;
+        Ok(machine)
+    }
+
+    fn make(init: &str, binds: &[String]) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "whole-node tests run as root"
@@ -72,8 +101,9 @@ impl Machine {
         let script = repository().join("tests/node/support/machine.sh");
         let mut outer = std::process::Command::new("bash")
             .arg(&script)
-            .args(["outside", &name])
+            .args(["outside", &name, init])
             .args(foreign_folders()?)
+            .args(binds)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -93,18 +123,19 @@ impl Machine {
             line.trim() == "ready",
             "the machine did not come up: see what `machine.sh` printed"
         );
-        machine.pid = only_child(machine.outer.id())?;
+        let unshare = only_child(machine.outer.id())?;
+        machine.pid = only_child(unshare.try_into()?)?;
         Ok(machine)
     }
 
     /// A machine with none of the packages that `install` may bring.
     pub fn bare() -> Result<Self> {
-        Self::without(&BROUGHT)
+        Self::start()?.without(&BROUGHT)
     }
 
-    /// A machine without some of the host's packages, and without the programs of these.
-    pub fn without(packages: &[&str]) -> Result<Self> {
-        let machine = Self::start()?;
+    /// Takes packages off the machine; their programs must be gone with them.
+    pub fn without(self, packages: &[&str]) -> Result<Self> {
+        let machine = self;
         let present: Vec<&str> = packages
             .iter()
             .copied()
@@ -293,14 +324,18 @@ impl Drop for Machine {
     }
 }
 
-/// Folders that a machine must see although they are not on the root's file system.
+/// Folders that a machine must see although they are not on the root's file system, or are where it has
+/// file systems of its own.
 fn foreign_folders() -> Result<BTreeSet<PathBuf>> {
     let root = fs::metadata("/")?.dev();
     let binary = binary();
     let folder = binary.parent().context("the binary has no folder")?;
     let mut foreign = BTreeSet::new();
     for path in [repository().as_path(), folder] {
-        if fs::metadata(path)?.dev() != root {
+        let hidden = ["/tmp", "/run", "/var/lib"]
+            .iter()
+            .any(|own| path.starts_with(own));
+        if hidden || fs::metadata(path)?.dev() != root {
             foreign.insert(path.to_owned());
         }
     }

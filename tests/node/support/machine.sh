@@ -4,13 +4,14 @@
 # so also when the test that holds the other end is killed; the kernel then takes every process,
 # mount, interface, rule and file with it. Only the (empty) cgroup folders are left to the caller.
 #
-#   machine.sh outside NAME [BIND...]   make and enter the cgroups, unshare, go on with `inside`
-#   machine.sh inside NAME [BIND...]    build the root, pivot, say `ready`, wait for end of file
+#   machine.sh outside NAME INIT [BIND...]   make and enter the cgroups, unshare, go on with `inside`
+#   machine.sh inside NAME INIT [BIND...]    build the root, pivot, say `ready`, become INIT
 #
-# BIND: a folder on another file system that must be seen inside under the same path.
+# INIT: `shell`, a shell that waits and reaps, or `systemd`, which tells /run/host/notify when it is up.
+# BIND: a folder that must be seen inside under the same path, or as `OUTSIDE:INSIDE`.
 set -euo pipefail
-stage=$1 name=$2
-shift 2
+stage=$1 name=$2 init=$3
+shift 3
 
 # Every cgroup mount of the host once, as `folder type options`.
 hierarchies() {
@@ -42,9 +43,19 @@ if [ "$stage" = outside ]; then
         fi
         echo $$ >"$dir/$name/cgroup.procs"
     done < <(hierarchies)
-    exec unshare --mount --net --ipc --uts --cgroup --pid --fork --kill-child bash "$0" inside "$name" "$@"
+    # unshare comments on a killed child; only what is said inside is of interest.
+    unshare --mount --net --ipc --uts --cgroup --pid --fork --kill-child \
+        bash "$0" inside "$name" "$init" "$@" 3>&2 2>/dev/null &
+    unshare=$!
+    read -r _ || true
+    # With its init the whole of it goes, and `unshare` ends when it is gone.
+    read -r inits <"/proc/$unshare/task/$unshare/children" || true
+    kill -KILL ${inits:-$unshare} 2>/dev/null || true
+    wait 2>/dev/null || true
+    exit 0
 fi
 
+exec 2>&3 3>&-
 mount --make-rprivate /
 base=/mnt
 hierarchies=$(hierarchies)
@@ -57,10 +68,22 @@ cp -a /var/lib/. $base/lib/
 mount --bind $base/lib $root/var/lib
 mount -t proc proc $root/proc
 mount -t sysfs sysfs $root/sys
-mount --rbind /dev $root/dev
-mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
 mount -t tmpfs -o mode=755 tmpfs $root/run
 mkdir -m 1777 $root/run/lock
+mount -t tmpfs -o mode=1777 tmpfs $root/tmp
+# The usual devices, not the host's folder of them.
+mount -t tmpfs -o mode=755 tmpfs $root/dev
+for device in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0 fuse:10:229 kmsg:1:11; do
+    IFS=: read -r node major minor <<<"$device"
+    mknod -m 666 "$root/dev/$node" c "$major" "$minor"
+done
+mkdir -p $root/dev/pts $root/dev/shm $root/dev/net
+mknod -m 666 $root/dev/net/tun c 10 200
+mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts $root/dev/pts
+mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
+ln -s pts/ptmx $root/dev/ptmx
+ln -s /proc/self/fd $root/dev/fd
+for link in stdin:0 stdout:1 stderr:2; do ln -s "/proc/self/fd/${link#*:}" "$root/dev/${link%:*}"; done
 case $hierarchies in
 "/sys/fs/cgroup cgroup2"*) ;;
 *) mount -t tmpfs -o mode=755 cgroups $root/sys/fs/cgroup ;;
@@ -77,8 +100,8 @@ while read -r dir type opts; do
     fi
 done <<<"$hierarchies"
 for bind in "$@"; do
-    mkdir -p "$root$bind"
-    mount --rbind "$bind" "$root$bind"
+    mkdir -p "$root${bind#*:}"
+    mount --rbind "${bind%%:*}" "$root${bind#*:}"
 done
 cd $root
 pivot_root . mnt
@@ -86,6 +109,25 @@ umount -l /mnt
 cd /
 ip link set lo up
 hostname node
+if [ "$init" = systemd ]; then
+    echo node >/etc/hostname
+    # Nothing that the host has enabled, and nothing that reaches the kernel that all share.
+    rm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires
+    for unit in console-getty.service e2scrub_reap.service proc-sys-fs-binfmt_misc.automount \
+        systemd-binfmt.service systemd-modules-load.service systemd-random-seed.service \
+        systemd-remount-fs.service systemd-sysctl.service systemd-timesyncd.service \
+        systemd-tmpfiles-setup-dev.service systemd-udevd.service systemd-update-utmp.service; do
+        ln -sf /dev/null "/etc/systemd/system/$unit"
+    done
+    echo ready
+    exec env -i container=crio-setup-test NOTIFY_SOCKET=/run/host/notify PATH=/usr/sbin:/usr/bin \
+        /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal >/dev/null 2>&1
+fi
+# As PID 1 this shell also reaps what is orphaned, from its SIGCHLD handler, while it waits for a line
+# that nobody writes.
+mkfifo /run/never
+exec 3<>/run/never
+rm /run/never
 echo ready
-# As PID 1 this shell also reaps what is orphaned, from its SIGCHLD handler.
-read -r _ || exit 0
+exec >/dev/null 2>&1
+read -r _ <&3

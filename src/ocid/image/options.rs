@@ -1,0 +1,75 @@
+//! How images are fetched and kept.
+
+use std::path::PathBuf;
+
+use super::record::Record;
+use crate::ocid::storage::unpack::Limits;
+
+/// How images are fetched and kept.
+#[derive(Debug, Clone)]
+pub struct ImageOptions {
+    /// `HOST[:PORT]` or address ranges whose certificates are not checked, or that speak plain HTTP.
+    pub insecure_registries: Vec<String>,
+    pub registries_conf: PathBuf,
+    pub registries_conf_dir: PathBuf,
+    /// Credentials for pulls whose request brings none.
+    pub auth_file: PathBuf,
+    /// Folders with `HOST:PORT/{*.crt,*.cert,*.key}`.
+    pub certs_dirs: Vec<PathBuf>,
+    pub policy: PathBuf,
+    /// Layers of all pulls together that are fetched at a time.
+    pub max_parallel_downloads: usize,
+    /// What one layer may take.
+    pub limits: Limits,
+    /// Names of images not to be collected: exact, `PREFIX*` or `*PART*`.
+    pub pinned_images: Vec<String>,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        Self {
+            insecure_registries: Vec::new(),
+            registries_conf: "/etc/containers/registries.conf".into(),
+            registries_conf_dir: "/etc/containers/registries.conf.d".into(),
+            auth_file: "/etc/containers/auth.json".into(),
+            certs_dirs: vec![
+                "/etc/containers/certs.d".into(),
+                "/etc/docker/certs.d".into(),
+            ],
+            policy: "/etc/containers/policy.json".into(),
+            max_parallel_downloads: 4,
+            limits: Limits::default(),
+            pinned_images: Vec::new(),
+        }
+    }
+}
+
+impl ImageOptions {
+    /// Is an image by any of its names not to be collected?
+    pub(super) fn pins(&self, record: &Record) -> bool {
+        let names = || record.repo_tags.iter().chain(&record.repo_digests);
+        let mut patterns = self.pinned_images.iter();
+        patterns.any(|p| names().any(|n| fits(p, n)))
+    }
+}
+
+/// CRI-O's patterns: exact, with `*` at the end, or between two `*`.
+fn fits(pattern: &str, name: &str) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(_), Some(_)) => name.contains(pattern.trim_matches('*')),
+        (None, Some(prefix)) => name.starts_with(prefix),
+        _ => name == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinning_patterns() {
+        assert!(fits("a.b/c:1", "a.b/c:1") && !fits("a.b/c", "a.b/c:1"));
+        assert!(fits("a.b/*", "a.b/c:1") && !fits("a.b/*", "x.a.b/c:1"));
+        assert!(fits("*pause*", "a.b/pause:1") && !fits("*pause*", "a.b/c"));
+    }
+}
