@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::StatusCode;
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -250,7 +250,7 @@ async fn download(
     loop {
         let got = sink.count();
         progress(got, expected);
-        let chunk = timeout_at(deadline, timeout(idle, next(&mut response)))
+        let chunk = timeout_at(deadline, timeout(idle, response.chunk()))
             .await
             .map_err(|_| too_slow("not complete", total, got))?
             .map_err(|_| too_slow("nothing more came", idle, got))?
@@ -283,12 +283,6 @@ async fn download(
         size: bytes,
         sha256: got,
     })
-}
-
-async fn next(
-    response: &mut Response,
-) -> reqwest::Result<Option<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + use<>>> {
-    response.chunk().await
 }
 
 fn classify(url: &str, error: reqwest::Error) -> FetchError {

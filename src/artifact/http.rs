@@ -132,6 +132,9 @@ pub(super) fn client(
     let mut builder = Client::builder()
         .user_agent(AGENT)
         .http1_only()
+        // One file, one connection: a redirect to the same server must not meet a connection that the
+        // server is closing at this moment.
+        .pool_max_idle_per_host(0)
         .connect_timeout(connect)
         .dns_resolver(SystemResolver::default())
         .redirect(Policy::custom(follow))

@@ -4,6 +4,7 @@ pub mod manual;
 pub mod ocic;
 pub mod ocid;
 pub mod output;
+pub mod setup;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -59,10 +60,8 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     match face {
         Face::Monitor => crate::ocid::monitor::main(),
         Face::Pause => crate::ocid::pause::main(rest()),
-        Face::SelftestPeer | Face::Setup => {
-            eprintln!("error: this build has no installer");
-            ExitCode::from(2)
-        }
+        Face::SelftestPeer => crate::setup::selftest::peer::main(rest()),
+        Face::Setup => setup::run(named("crio-setup")),
         Face::Ocid => ocid::run(named("ocid")),
         Face::Ocic => ocic::run(named("ocic")),
     }

@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// Marks every descriptor from `first` on close-on-exec, whoever opened it.
-pub fn cloexec_from(first: u32) -> io::Result<()> {
-    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
-    // SAFETY: sets a flag; no descriptor is closed.
-    match unsafe { libc::close_range(first, u32::MAX, flags) } {
+/// Closes whatever the process that started us left open above the standard descriptors. For the first line of
+/// a program: nothing of our own may be open yet.
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: the caller has opened nothing, so nothing in this process owns what is closed.
+    match unsafe { libc::close_range(3, u32::MAX, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -3,16 +3,20 @@
 //!
 //! The only part with `unsafe`, allowed file by file. Nothing here knows of plans or pods.
 
+pub mod apt;
+pub mod bridge;
 pub mod cgroup;
 pub mod clock;
 pub mod command;
 pub(crate) mod context;
 pub mod fd;
 pub mod fs;
+pub mod growth;
 pub mod inotify;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod pages;
 pub mod process;
 pub mod pty;
 pub mod rooted;

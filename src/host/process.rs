@@ -29,7 +29,8 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that has this pid now; `NotFound` if there is none.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The file of a process that is just being reaped opens, and then cannot be read (ESRCH).
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(no_such_process)?;
         let start_time = parse_start_time(&stat).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is cut short")
         })?;

@@ -28,8 +28,9 @@ const KEPT: [&str; 7] = [
     "SSL_CERT_FILE",
 ];
 
-/// Starts another face of our own binary, `ocid FACE`. The caller may drop the child: it is not killed.
-/// Needs an async runtime.
+/// Starts another face of our own binary, `ocid FACE`. The caller may drop the child: it is not killed. It
+/// inherits the working folder, and leaves it and our session itself: asking for either here would have a large
+/// daemon forked instead of its memory shared with the child until the exec. Needs an async runtime.
 pub fn own_face(
     exe: &Path,
     face: &str,
@@ -42,7 +43,6 @@ pub fn own_face(
         .arg(face)
         .env_clear()
         .envs(KEPT.iter().filter_map(|k| Some((k, std::env::var_os(k)?))))
-        .current_dir("/")
         .stdin(Stdio::from(stdin))
         .stdout(stdout)
         .stderr(stderr)
@@ -78,11 +78,7 @@ pub fn child<S: AsRef<OsStr>>(
         PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
     )?;
     attributes.set_sigmask(&SigSet::empty())?;
-    let mut defaults = SigSet::all();
-    // These two cannot be set, and asking for it makes the whole call fail.
-    defaults.remove(Signal::SIGKILL);
-    defaults.remove(Signal::SIGSTOP);
-    attributes.set_sigdefault(&defaults)?;
+    attributes.set_sigdefault(&every_signal())?;
     Ok(posix_spawn::<OsStr, CString, CString>(
         program.as_os_str(),
         &actions,
@@ -90,6 +86,17 @@ pub fn child<S: AsRef<OsStr>>(
         &argv,
         &env,
     )?)
+}
+
+/// All 64, also the two that glibc keeps for itself and leaves out of its own full set: left to itself it starts
+/// children with one of them ignored, and they would pass that on into containers.
+fn every_signal() -> SigSet {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: a `sigset_t` is an array of bits, and any pattern of them is valid.
+    unsafe {
+        all.as_mut_ptr().write_bytes(0xff, 1);
+        SigSet::from_sigset_t_unchecked(all.assume_init())
+    }
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
@@ -119,7 +126,7 @@ mod tests {
         let (out, null) = (dir.path().join("out"), File::open("/dev/null").unwrap());
         let file = File::create(&out).unwrap();
         let held = File::create(dir.path().join("held")).unwrap();
-        let script = "readlink /proc/$$/fd/*; grep SigBlk /proc/self/status";
+        let script = "readlink /proc/$$/fd/*; grep 'Sig[BI]' /proc/self/status";
         let args = ["-c", script];
         let stdio = [null.as_fd(), file.as_fd(), null.as_fd()];
         let pid = child(Path::new("/bin/sh"), &args, stdio).unwrap();
@@ -133,7 +140,10 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("/held"), "{text}");
-        assert!(text.ends_with("SigBlk:\t0000000000000000\n"), "{text}");
+        assert!(
+            text.ends_with("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"),
+            "{text}"
+        );
     }
 
     #[test]

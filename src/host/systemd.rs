@@ -1,1 +1,130 @@
 //! systemd, through systemctl.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::command::{Command, CommandError};
+use super::fs::under;
+
+/// A unit may start as long as its own TimeoutStartSec allows; a hung one must not hang us for ever.
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// What `systemctl show` tells of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitState {
+    /// `active`, `inactive`, `failed`, `activating`, ...
+    pub active: String,
+    /// `loaded`, `not-found`, `masked`, ...
+    pub load: String,
+    /// The unit file that is in force.
+    pub fragment: String,
+    /// The file on disk is newer than what systemd has read.
+    pub needs_reload: bool,
+    /// 0 when it does not run.
+    pub main_pid: i32,
+}
+
+impl UnitState {
+    pub fn is_active(&self) -> bool {
+        self.active == "active" || self.active == "reloading"
+    }
+}
+
+/// Is systemd the init of this machine (sd_booted(3))?
+pub fn is_running(root: &Path) -> bool {
+    under(root, Path::new("/run/systemd/system")).is_dir()
+}
+
+/// The states of the units, by name; one child process for all.
+pub fn show(units: &[&str]) -> Result<BTreeMap<String, UnitState>, CommandError> {
+    let properties = "--property=Id,ActiveState,LoadState,FragmentPath,NeedDaemonReload,MainPID";
+    let output = Command::new("systemctl")
+        .args(["show", "--no-pager", properties, "--"])
+        .args(units)
+        .limit(Duration::from_secs(30))
+        .run()?;
+    Ok(parse_show(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Blocks of `Key=value`, one block a unit, parted by an empty line.
+fn parse_show(text: &str) -> BTreeMap<String, UnitState> {
+    let mut units = BTreeMap::new();
+    for block in text.split("\n\n") {
+        let (mut id, mut state) = (String::new(), UnitState::default());
+        for (key, value) in block.lines().filter_map(|line| line.split_once('=')) {
+            match key {
+                "Id" => id = value.to_owned(),
+                "ActiveState" => state.active = value.to_owned(),
+                "LoadState" => state.load = value.to_owned(),
+                "FragmentPath" => state.fragment = value.to_owned(),
+                "NeedDaemonReload" => state.needs_reload = value == "yes",
+                "MainPID" => state.main_pid = value.parse().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        if !id.is_empty() {
+            units.insert(id, state);
+        }
+    }
+    units
+}
+
+/// Makes systemd read its unit files again.
+pub fn daemon_reload() -> Result<(), CommandError> {
+    systemctl(&["daemon-reload"], Duration::from_secs(60))
+}
+
+/// Starts a unit and waits until it is active, or says why it is not.
+pub fn start(unit: &str) -> Result<(), CommandError> {
+    systemctl(&["start", "--", unit], START_LIMIT)
+}
+
+/// Stops and starts a unit and waits until it is active.
+pub fn restart(unit: &str) -> Result<(), CommandError> {
+    systemctl(&["restart", "--", unit], START_LIMIT)
+}
+
+/// Stops a unit and waits until it is inactive.
+pub fn stop(unit: &str) -> Result<(), CommandError> {
+    systemctl(&["stop", "--", unit], START_LIMIT)
+}
+
+/// Forgets that a unit failed, so that it can be started again at once. One that systemd does not
+/// know has nothing to forget.
+pub fn reset_failed(unit: &str) {
+    let _ = systemctl(&["reset-failed", "--", unit], Duration::from_secs(30));
+}
+
+fn systemctl(args: &[&str], limit: Duration) -> Result<(), CommandError> {
+    Command::new("systemctl")
+        .arg("--no-pager")
+        .args(args)
+        .limit(limit)
+        .run()
+        .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_told_apart() {
+        let text = "MainPID=12\nId=ocid.service\nLoadState=loaded\nActiveState=active\n\
+                    FragmentPath=/etc/systemd/system/ocid.service\nNeedDaemonReload=no\n\n\
+                    MainPID=0\nId=docker.service\nLoadState=not-found\nActiveState=inactive\n\
+                    FragmentPath=\nNeedDaemonReload=yes\n";
+        let units = parse_show(text);
+        let ocid = units.get("ocid.service").unwrap();
+        assert!(ocid.is_active() && !ocid.needs_reload);
+        assert_eq!(
+            (ocid.main_pid, ocid.fragment.as_str()),
+            (12, "/etc/systemd/system/ocid.service")
+        );
+        let docker = units.get("docker.service").unwrap();
+        assert!(!docker.is_active() && docker.needs_reload);
+        assert_eq!(docker.load, "not-found");
+        assert!(parse_show("").is_empty());
+    }
+}

@@ -141,7 +141,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    fd::cloexec_from(3)?;
+    fd::close_inherited()?;
     let mut socket = StdUnixStream::from(fd::take_stdin()?);
     let mut text = Vec::new();
     (&socket).take(DOCUMENT_MAX).read_to_end(&mut text)?;

@@ -217,6 +217,7 @@ pub enum ImageVerb {
         quiet: bool,
     },
     /// Shows an image
+    #[command(mut_arg("plain", |arg| arg.help("The image's reference or id")))]
     Status {
         #[command(flatten)]
         image: One,
@@ -225,7 +226,8 @@ pub enum ImageVerb {
         verbose: bool,
     },
     /// Removes images with all their names
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm",
+              mut_arg("plain", |arg| arg.help("References or ids of images")))]
     Remove(Many),
 }
 
@@ -236,7 +238,7 @@ pub struct One {
     /// The same as ID
     #[arg(long = "id", value_name = "ID")]
     named: Option<String>,
-    /// The id, or the start of it that no other has; an image also by its reference
+    /// The id, or the start of it that no other has
     #[arg(value_name = "ID")]
     plain: Option<String>,
 }
@@ -255,7 +257,7 @@ pub struct Many {
     /// The same as ID
     #[arg(long = "id", value_name = "ID")]
     named: Vec<String>,
-    /// Ids, or the start of each that no other has; an image also by its reference
+    /// Ids, or the start of each that no other has
     #[arg(value_name = "ID")]
     plain: Vec<String>,
 }

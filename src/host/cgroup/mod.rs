@@ -3,10 +3,12 @@
 //! A pod's cgroup is usually kubelet's: it made it, set its limits and removes it. One that is not
 //! there is made here, marked with an extended attribute, and removed again with the last pod in it;
 //! the mark lies on the cgroup itself, so it lives exactly as long and survives any crash of ours.
-//! The cgroups of containers are the runtime's.
+//! systemd makes slices by itself; the last pod's end stops one that is nobody else's. The cgroups of
+//! containers are the runtime's.
 
 mod limits;
 mod parent;
+mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,13 +19,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::command::Command;
 use super::context::during;
 use super::mount::{self, MountPoint};
 use super::process::PidFd;
 
 pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
+use slices::Slices;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.
@@ -42,6 +44,8 @@ struct Hierarchy {
     /// Controllers, or `name=systemd`; empty for cgroup2.
     controllers: Vec<String>,
     unified: bool,
+    /// Where systemd has its slices in it; see [`slices::base`].
+    base: String,
 }
 
 /// The machine's cgroup hierarchies, and who of this daemon's pods uses which pod cgroup. One per
@@ -54,12 +58,15 @@ pub struct Cgroups {
     /// Pod id to the path of its pod cgroup. Held while cgroups are made and removed, so that a pod
     /// cannot lose its cgroup to the end of another.
     holders: Mutex<BTreeMap<String, String>>,
+    slices: Slices,
 }
 
 impl Cgroups {
     /// Reads the mounts; `NotFound` where no cgroup file system is mounted below `/sys/fs/cgroup`.
     pub fn detect() -> io::Result<Self> {
-        let found = Self::from_mounts(&mount::all()?);
+        // Unreadable: as everywhere but in containers.
+        let init = fs::read_to_string("/proc/1/cgroup").unwrap_or_default();
+        let found = Self::from_mounts(&mount::all()?, &init);
         if found.hierarchies.is_empty() {
             let text = format!("no cgroup file system is mounted at or below `{ROOT}`");
             return Err(io::Error::new(ErrorKind::NotFound, text));
@@ -69,12 +76,14 @@ impl Cgroups {
 
     /// As runc sees it: cgroup2 at the root of the tree is version 2; beside version 1 (systemd's
     /// hybrid layout) it is one more hierarchy, which processes enter and no controller uses.
-    fn from_mounts(mounts: &[MountPoint]) -> Self {
+    /// `init` is process 1's `/proc/PID/cgroup`.
+    fn from_mounts(mounts: &[MountPoint], init: &str) -> Self {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         let mut version = Version::V1;
         for mount in mounts.iter().filter(|m| m.target.starts_with(ROOT)) {
             let options = mount.options.to_string_lossy();
-            let found = Hierarchy {
+            let mut found = Hierarchy {
+                base: String::new(),
                 mount: mount.target.clone(),
                 unified: mount.fs_type == "cgroup2",
                 controllers: match mount.fs_type.as_str() {
@@ -87,6 +96,7 @@ impl Cgroups {
                     _ => continue,
                 },
             };
+            found.base = slices::base(init, &found.controllers);
             if found.unified && found.mount == Path::new(ROOT) {
                 version = Version::V2;
                 hierarchies = vec![found];
@@ -102,6 +112,7 @@ impl Cgroups {
             version,
             hierarchies,
             holders: Mutex::default(),
+            slices: Slices::new(),
         }
     }
 
@@ -120,17 +131,14 @@ impl Cgroups {
     }
 
     /// Makes the pod's cgroup where it is missing, and notes that pod `id` uses it. `limits` apply to
-    /// a cgroup that this call made, not to one that was there. Under systemd a missing slice is
-    /// started; its limits are those of its unit. Blocks.
+    /// a cgroup that this call made, not to one that was there. Under the systemd driver it makes
+    /// nothing: a slice appears with its first container. Blocks.
     pub fn make(&self, id: &str, pod: &PodCgroup, limits: &Limits) -> io::Result<()> {
         let mut holders = self.holders();
-        let made = match pod.driver() {
-            Driver::Cgroupfs => self.make_folders(pod.path(), limits),
-            Driver::Systemd => self.start_slices(pod.path()),
-        };
-        if let Err(e) = made {
-            let undone = self.remove_made(&holders, pod);
-            return Err(match undone {
+        if pod.driver() == Driver::Cgroupfs
+            && let Err(e) = self.make_folders(pod.path(), limits)
+        {
+            return Err(match self.remove_made(&holders, pod) {
                 Ok(()) => e,
                 Err(undo) => io::Error::new(e.kind(), format!("{e}; and then {undo}")),
             });
@@ -145,7 +153,8 @@ impl Cgroups {
     }
 
     /// The end of [`Cgroups::make`]: once no pod of ours uses them, the empty cgroups of our making
-    /// go, from the pod's own upwards. One that somebody else still uses stays. Idempotent. Blocks.
+    /// (slices: of nobody's) go, from the pod's own upwards. One with a process in it stays.
+    /// Idempotent. Blocks.
     pub fn release(&self, id: &str, pod: &PodCgroup) -> io::Result<()> {
         let mut holders = self.holders();
         holders.remove(id);
@@ -171,17 +180,24 @@ impl Cgroups {
 
     /// The processes in a cgroup and below it.
     pub fn pids(&self, path: &str) -> io::Result<BTreeSet<i32>> {
+        // Every process is in each hierarchy: one tells all. On version 1 it must be one in which the
+        // runtime makes cgroups of its own, which runc does for every controller it knows.
+        self.pids_by(&["freezer", "pids", "memory", "name=systemd"], path)
+    }
+
+    /// As the first of these hierarchies tells that the machine has; cgroup2's where it has none.
+    fn pids_by(&self, order: &[&str], path: &str) -> io::Result<BTreeSet<i32>> {
+        let has = |name: &&str| {
+            let own = |h: &&Hierarchy| h.controllers.iter().any(|c| c == name);
+            self.hierarchies.iter().find(own)
+        };
+        let best = order.iter().find_map(has).or(self.hierarchies.first());
         let mut pids = BTreeSet::new();
-        for hierarchy in self.for_processes() {
-            for folder in tree(&below(hierarchy, path))? {
-                let file = folder.join("cgroup.procs");
-                let text = read_if_there(&file)?.unwrap_or_default();
-                pids.extend(
-                    text.lines()
-                        .filter_map(|l| l.parse::<i32>().ok())
-                        .filter(|p| *p > 0),
-                );
-            }
+        for folder in best.map_or(Ok(Vec::new()), |h| tree(&below(h, path)))? {
+            let text = read_if_there(&folder.join("cgroup.procs"))?.unwrap_or_default();
+            let found = text.lines().filter_map(|l| l.parse::<i32>().ok());
+            // Zero: a process that our own PID namespace does not know.
+            pids.extend(found.filter(|p| *p > 0));
         }
         Ok(pids)
     }
@@ -240,18 +256,6 @@ impl Cgroups {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every process is in each hierarchy: one tells all. On version 1 that is one with the
-    /// container's own cgroups, which runc makes for every controller it knows.
-    fn for_processes(&self) -> impl Iterator<Item = &Hierarchy> {
-        let order = ["freezer", "pids", "memory", "name=systemd"];
-        let has = |name: &str| {
-            let own = |h: &&Hierarchy| h.controllers.iter().any(|c| c == name);
-            self.hierarchies.iter().find(own)
-        };
-        let best = order.into_iter().find_map(has);
-        best.or(self.hierarchies.first()).into_iter()
-    }
-
     fn kill_once(&self, path: &str, alive: &[PidFd]) -> io::Result<()> {
         if self.version == Version::V2
             && let Some(folder) = self.folder("", path)
@@ -295,47 +299,47 @@ impl Cgroups {
         Ok(())
     }
 
-    /// systemd would make a missing slice at the first container in it and keep it for ever after.
-    /// Started by us it can carry our mark and be stopped again.
-    fn start_slices(&self, path: &str) -> io::Result<()> {
-        let missing: Vec<&str> = levels(path)
-            .filter(|level| !self.hierarchies.iter().any(|h| below(h, level).is_dir()))
-            .collect();
-        let Some(slice) = missing.last().and_then(|level| level.rsplit('/').next()) else {
-            return Ok(());
-        };
-        systemctl("start", slice)?;
-        for level in missing {
-            for hierarchy in &self.hierarchies {
-                let folder = below(hierarchy, level);
-                if folder.is_dir() {
-                    mark(&folder)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn remove_made(&self, holders: &BTreeMap<String, String>, pod: &PodCgroup) -> io::Result<()> {
-        let used = |level: &str| {
+        let used = |level: &&str| {
             holders
                 .values()
                 .any(|path| Path::new(path).starts_with(level))
         };
-        for level in levels(pod.path()).collect::<Vec<_>>().into_iter().rev() {
-            if used(level) {
-                break;
+        let upwards = levels(pod.path()).collect::<Vec<_>>().into_iter().rev();
+        let unused = upwards.take_while(|level| !used(level));
+        match pod.driver() {
+            Driver::Cgroupfs => {
+                let folders =
+                    unused.flat_map(|l| self.hierarchies.iter().map(move |h| below(h, l)));
+                folders
+                    .filter(|f| is_marked(f))
+                    .try_for_each(|f| remove_if_empty(&f))
             }
-            let folders = self.hierarchies.iter().map(|h| below(h, level));
-            let marked: Vec<PathBuf> = folders.filter(|f| is_marked(f)).collect();
-            match pod.driver() {
-                Driver::Cgroupfs => marked.iter().try_for_each(|f| remove_if_empty(f))?,
-                Driver::Systemd if marked.is_empty() => break,
-                Driver::Systemd if !self.pids(level)?.is_empty() => break,
-                Driver::Systemd => systemctl("stop", level.rsplit('/').next().unwrap_or(level))?,
+            Driver::Systemd => {
+                let (mut stop, mut swept) = (Vec::new(), Vec::new());
+                for level in unused {
+                    let slice = level.rsplit('/').next().unwrap_or(level);
+                    if self.slices.is_somebodys(slice) {
+                        break;
+                    }
+                    swept.push(level);
+                    let own = &["name=systemd"];
+                    if slices::is_perpetual(slice) || !self.pids_by(own, level)?.is_empty() {
+                        break;
+                    }
+                    stop.push(slice);
+                }
+                self.slices.stop(&stop)?;
+                // On version 1 systemd knows nothing of what the runtime made in other hierarchies.
+                let others = |h: &&Hierarchy| !h.unified && h.controllers != ["name=systemd"];
+                for hierarchy in self.hierarchies.iter().filter(others) {
+                    for level in &swept {
+                        remove_if_empty(&below(hierarchy, level))?;
+                    }
+                }
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
@@ -354,7 +358,11 @@ fn is_controller(option: &&str) -> bool {
 }
 
 fn below(hierarchy: &Hierarchy, path: &str) -> PathBuf {
-    hierarchy.mount.join(path.trim_start_matches('/'))
+    let mount = &hierarchy.mount;
+    match slices::is_systemds(path) {
+        true => mount.join(format!("{}{path}", hierarchy.base).trim_start_matches('/')),
+        false => mount.join(path.trim_start_matches('/')),
+    }
 }
 
 /// `/a/b/c`: `/a`, `/a/b`, `/a/b/c`; nothing for `/`.
@@ -459,11 +467,6 @@ fn write(file: &Path, value: &str) -> io::Result<()> {
 
 fn is_gone(e: &io::Error) -> bool {
     e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ENODEV)
-}
-
-fn systemctl(verb: &str, unit: &str) -> io::Result<()> {
-    let command = Command::new("systemctl").args([verb, "--", unit]);
-    command.run().map(|_| ()).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ impl PodCgroup {
         self.driver
     }
 
-    /// Absolute path of the pod's cgroup in every hierarchy: `/kubepods.slice/kubepods-pod1.slice`.
+    /// Absolute path of the pod's cgroup, as [`super::Cgroups`] takes it:
+    /// `/kubepods.slice/kubepods-pod1.slice`.
     pub fn path(&self) -> &str {
         &self.path
     }

@@ -1,4 +1,7 @@
 use super::*;
+use crate::host::command::Command;
+use crate::host::namespace::tests::with_private_mounts;
+use nix::mount::MsFlags;
 use std::ffi::OsString;
 use std::process::{Child, Command as Process};
 
@@ -14,32 +17,38 @@ fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
 
 #[test]
 fn the_three_layouts_are_told_apart() {
-    let v2 = Cgroups::from_mounts(&[mounted("cgroup2", ROOT, "rw,nsdelegate")]);
+    let v2 = Cgroups::from_mounts(
+        &[mounted("cgroup2", ROOT, "rw,nsdelegate")],
+        "0::/box/init.scope",
+    );
     assert_eq!((v2.version, v2.hierarchies.len()), (Version::V2, 1));
     assert_eq!(
         v2.folder("memory", "/a/b").unwrap(),
         Path::new("/sys/fs/cgroup/a/b")
     );
+    assert_eq!(
+        v2.folder("memory", "/a.slice").unwrap(),
+        Path::new("/sys/fs/cgroup/box/a.slice")
+    );
 
-    let hybrid = Cgroups::from_mounts(&[
-        mounted("tmpfs", ROOT, "rw"),
-        mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
-        mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
-        mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
-        mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
-        mounted("cgroup", "/elsewhere", "rw,memory"),
-    ]);
+    let hybrid = Cgroups::from_mounts(
+        &[
+            mounted("tmpfs", ROOT, "rw"),
+            mounted("cgroup2", "/sys/fs/cgroup/unified", "rw"),
+            mounted("cgroup", "/sys/fs/cgroup/systemd", "rw,xattr,name=systemd"),
+            mounted("cgroup", "/sys/fs/cgroup/cpu,cpuacct", "rw,cpu,cpuacct"),
+            mounted("cgroup", "/sys/fs/cgroup/twice", "rw,cpu,cpuacct"),
+            mounted("cgroup", "/elsewhere", "rw,memory"),
+        ],
+        "",
+    );
     assert_eq!((hybrid.version, hybrid.hierarchies.len()), (Version::V1, 3));
     assert_eq!(
         hybrid.folder("cpuacct", "/a").unwrap(),
         Path::new("/sys/fs/cgroup/cpu,cpuacct/a")
     );
     assert_eq!(hybrid.folder("memory", "/a"), None);
-    assert_eq!(
-        hybrid.for_processes().next().unwrap().controllers,
-        ["name=systemd"]
-    );
-    assert!(Cgroups::from_mounts(&[]).hierarchies.is_empty());
+    assert!(Cgroups::from_mounts(&[], "").hierarchies.is_empty());
 }
 
 #[test]
@@ -115,9 +124,31 @@ impl Drop for Scratch {
     }
 }
 
+/// Runs a test on what this machine mounts, and on a lone cgroup2, as a machine of today has it.
+fn on_both(test: impl Fn(&str) + Send + Sync) {
+    test("own");
+    with_private_mounts(|| {
+        let root = Path::new(ROOT);
+        mount::mount(
+            Path::new("cgroup2"),
+            root,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None,
+        )
+        .unwrap();
+        assert_eq!(Cgroups::detect().unwrap().version(), Version::V2);
+        test("v2");
+    });
+}
+
 #[test]
 fn a_pod_cgroup_is_ours_only_if_we_made_it() {
-    let scratch = Scratch::new("made");
+    on_both(ours_only_if_made);
+}
+
+fn ours_only_if_made(layout: &str) {
+    let scratch = Scratch::new(&format!("made-{layout}"));
     let (a, b) = (scratch.pod("/shared/a"), scratch.pod("/shared/b"));
     let none = Limits::default();
     scratch.cgroups.make("a", &a, &none).unwrap();
@@ -149,7 +180,11 @@ fn a_pod_cgroup_is_ours_only_if_we_made_it() {
 
 #[test]
 fn a_cgroup_in_use_by_another_pod_stays() {
-    let scratch = Scratch::new("held");
+    on_both(in_use_stays);
+}
+
+fn in_use_stays(layout: &str) {
+    let scratch = Scratch::new(&format!("held-{layout}"));
     let pod = scratch.pod("");
     scratch.cgroups.make("a", &pod, &Limits::default()).unwrap();
     scratch.cgroups.hold("b", &pod);
@@ -163,22 +198,106 @@ fn a_cgroup_in_use_by_another_pod_stays() {
 }
 
 #[test]
-fn limits_reach_the_kernel() {
-    let scratch = Scratch::new("limits");
-    let pod = scratch.pod("");
+fn limits_reach_the_kernel_or_nothing_is_left() {
+    on_both(limits_or_nothing);
+}
+
+fn limits_or_nothing(layout: &str) {
+    let scratch = Scratch::new(&format!("limits-{layout}"));
+    let pod = scratch.pod("/a");
     let limits = Limits {
         pids: Some(77),
         ..Limits::default()
     };
-    scratch.cgroups.make("a", &pod, &limits).unwrap();
-    let folder = scratch.cgroups.folder("pids", pod.path()).unwrap();
+    let cgroups = &scratch.cgroups;
+    let root = cgroups.folder("pids", "/").unwrap();
+    let offered = fs::read_to_string(root.join("cgroup.controllers"));
+    if offered.is_ok_and(|names| !names.contains("pids")) {
+        // Version 2 beside version 1, which has taken the controllers.
+        let e = cgroups.make("a", &pod, &limits).unwrap_err();
+        assert!(e.to_string().contains("pids.max"), "{e}");
+        assert!(!scratch.exists(&scratch.top));
+        return;
+    }
+    cgroups.make("a", &pod, &limits).unwrap();
+    let folder = cgroups.folder("pids", pod.path()).unwrap();
     assert_eq!(fs::read_to_string(folder.join("pids.max")).unwrap(), "77\n");
-    scratch.cgroups.release("a", &pod).unwrap();
+    cgroups.release("a", &pod).unwrap();
+    assert!(!scratch.exists(&scratch.top));
+}
+
+#[test]
+fn an_empty_slice_of_nobodys_is_stopped() {
+    let mut scratch = Scratch::new("slices");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("calls");
+    let top = format!("ocidtest{}", std::process::id());
+    scratch.top = format!("/{top}.slice");
+    let echo = format!("echo \"$*\" >> {}", log.display());
+    scratch.cgroups.slices.systemctl = script(dir.path(), &echo);
+    scratch.cgroups.slices.unit_dirs = vec![dir.path().to_owned()];
+    let calls = || fs::read_to_string(&log).unwrap_or_default();
+    let pod = PodCgroup::new(Driver::Systemd, &format!("{top}-a.slice")).unwrap();
+    let none = Limits::default();
+    scratch.cgroups.make("one", &pod, &none).unwrap();
+    scratch.cgroups.make("two", &pod, &none).unwrap();
+    assert!(
+        !scratch.exists(&scratch.top),
+        "a slice is systemd's to make"
+    );
+    scratch.cgroups.release("one", &pod).unwrap();
+    assert_eq!(calls(), "", "the other pod's, too");
+    scratch.cgroups.release("two", &pod).unwrap();
+    let both = format!("stop -- {top}-a.slice {top}.slice\n");
+    assert_eq!(calls(), both);
+
+    // With a unit file it is kubelet's or an administrator's.
+    fs::write(dir.path().join(format!("{top}-a.slice")), "").unwrap();
+    scratch.cgroups.release("two", &pod).unwrap();
+    // With a process in it, in use.
+    fs::remove_file(dir.path().join(format!("{top}-a.slice"))).unwrap();
+    for hierarchy in &scratch.cgroups.hierarchies {
+        fs::create_dir_all(below(hierarchy, pod.path())).unwrap();
+    }
+    scratch.process(pod.path());
+    scratch.cgroups.release("two", &pod).unwrap();
+    // And systemd's own never end.
+    let system = PodCgroup::new(Driver::Systemd, "").unwrap();
+    scratch.cgroups.release("two", &system).unwrap();
+    assert_eq!(calls(), both);
+    assert!(scratch.exists(&scratch.top));
+
+    // What the runtime left beside systemd's own hierarchies goes.
+    let mut children = std::mem::take(&mut scratch.children);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    scratch.cgroups.release("two", &pod).unwrap();
+    for hierarchy in &scratch.cgroups.hierarchies {
+        let is_systemds = hierarchy.unified || hierarchy.controllers == ["name=systemd"];
+        let folder = below(hierarchy, &scratch.top);
+        assert_eq!(folder.exists(), is_systemds, "{}", folder.display());
+    }
+}
+
+/// An executable script. Another process writes it: a child of another test's thread, between fork
+/// and exec, would still have ours open for writing, and it could not be run (ETXTBSY).
+fn script(dir: &Path, body: &str) -> OsString {
+    let path = dir.join("systemctl");
+    let text = format!("#!/bin/sh\n{body}");
+    let write = Command::new("sh").args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]);
+    write.arg(&path).stdin(text).run().unwrap();
+    path.into()
 }
 
 #[test]
 fn everything_in_a_cgroup_is_killed() {
-    let mut scratch = Scratch::new("kill");
+    on_both(everything_is_killed);
+}
+
+fn everything_is_killed(layout: &str) {
+    let mut scratch = Scratch::new(&format!("kill-{layout}"));
     let (pod, inner) = (scratch.pod(""), scratch.pod("/inner"));
     scratch
         .cgroups
@@ -206,7 +325,11 @@ fn everything_in_a_cgroup_is_killed() {
 
 #[test]
 fn what_is_not_there_is_empty() {
-    let scratch = Scratch::new("absent");
+    on_both(absent_is_empty);
+}
+
+fn absent_is_empty(layout: &str) {
+    let scratch = Scratch::new(&format!("absent-{layout}"));
     let cgroups = &scratch.cgroups;
     assert!(cgroups.pids(&scratch.top).unwrap().is_empty());
     assert!(cgroups.kill(&scratch.top, Duration::ZERO).unwrap());

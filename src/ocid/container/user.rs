@@ -1,8 +1,8 @@
 //! Who a container runs as: names are looked up in the image's own passwd and group files.
 
-use serde::{Deserialize, Serialize};
-
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::config::{ContainerSecurity, GroupsPolicy};
 use super::error::SpecError;

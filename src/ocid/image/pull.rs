@@ -260,6 +260,7 @@ fn commit(
         let layer = layer.ok_or_else(|| StorageError::MissingLayer(diff_id.clone()))?;
         size = size.saturating_add(layer.archive);
     }
+    store.layers.make_durable(&diff_ids)?;
     record.layers = diff_ids;
     record.size = size;
     Ok(store.commit(record, reference, digests)?)

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::unpack::{self, Expected, Feed, Limits};
 use super::{StorageError, failed};
-use crate::host::fs::{read_capped, remove_tree, sync_dir, write_atomic};
+use crate::host::fs::{read_capped, remove_tree, write_atomic};
 use crate::ocid::image::digest::Digest;
 
 /// Version of `layer.json`.
@@ -45,6 +45,8 @@ struct State {
     whole: HashMap<Digest, Arc<Layer>>,
     /// Layers that a pull in progress counts on, with the number of such pulls.
     pinned: HashMap<Digest, usize>,
+    /// Layers that a power cut would spoil.
+    fresh: HashSet<Digest>,
 }
 
 /// Keeps a layer from being collected while it lives.
@@ -142,8 +144,9 @@ impl Layers {
         }
     }
 
-    /// Unpacks a layer from a download and commits it. Blocks until every byte was checked and is
-    /// durable; on an error nothing of it is left. A layer that is there already is returned as it is.
+    /// Unpacks a layer from a download and puts it in place. Blocks until every byte was checked; on
+    /// an error nothing of it is left. A layer that is there already is returned as it is. It is not
+    /// durable before [`Layers::make_durable`].
     pub fn add(&self, expected: &Expected, feed: Feed) -> Result<Arc<Layer>, StorageError> {
         let diff_id = &expected.diff_id;
         if let Some(layer) = self.get(diff_id) {
@@ -170,13 +173,10 @@ impl Layers {
         };
         let bytes = serde_json::to_vec(&layer).map_err(problem)?;
         fs::write(&record, bytes).map_err(failed("write", &record))?;
-        // One sync for the whole tree; a file by file fsync would cost a journal commit each.
-        let folder = File::open(&staging.path).map_err(failed("open", &staging.path))?;
-        nix::unistd::syncfs(&folder).map_err(failed("make durable", &staging.path))?;
-        self.commit(layer, staging)
+        self.put_in_place(layer, staging)
     }
 
-    fn commit(&self, layer: Layer, staging: Staging) -> Result<Arc<Layer>, StorageError> {
+    fn put_in_place(&self, layer: Layer, staging: Staging) -> Result<Arc<Layer>, StorageError> {
         let layers = self.root.join("layers");
         let path = layers.join(name(&layer.diff_id));
         let mut state = self.state();
@@ -190,10 +190,29 @@ impl Layers {
             }
             other => other.map_err(failed("put in place", &path))?,
         }
-        sync_dir(&layers).map_err(failed("make durable", &layers))?;
         let layer = Arc::new(layer);
         state.whole.insert(layer.diff_id.clone(), layer.clone());
+        state.fresh.insert(layer.diff_id.clone());
         Ok(layer)
+    }
+
+    /// Makes these layers durable, before the record that refers to them is written; until then a
+    /// power cut only costs layers that no record names, and those are removed at the next start.
+    /// One syncfs(2) for all of an image: an fsync per file would be a journal commit each, and one
+    /// sync per layer would wait for everybody's writes as often.
+    pub fn make_durable(&self, diff_ids: &[Digest]) -> Result<(), StorageError> {
+        let fresh = {
+            let state = self.state();
+            if !diff_ids.iter().any(|d| state.fresh.contains(d)) {
+                return Ok(());
+            }
+            state.fresh.clone()
+        };
+        let layers = self.root.join("layers");
+        let folder = File::open(&layers).map_err(failed("open", &layers))?;
+        nix::unistd::syncfs(&folder).map_err(failed("make durable", &layers))?;
+        self.state().fresh.retain(|d| !fresh.contains(d));
+        Ok(())
     }
 
     /// Deletes every layer that is neither in `used` nor pinned. The caller holds whatever lock
@@ -211,6 +230,7 @@ impl Layers {
             let place = staging.path.join("d");
             fs::rename(&path, &place).map_err(failed("withdraw", &path))?;
             state.whole.remove(&diff_id);
+            state.fresh.remove(&diff_id);
             withdrawn.push(staging);
         }
         Ok(Unused(withdrawn))

@@ -1,0 +1,500 @@
+//! apt and dpkg, told to ask nothing, to start nothing and to wait for their lock only so long.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::command::{Command, CommandError, Output};
+use super::fs::under;
+
+/// What invoke-rc.d and deb-systemd-invoke ask before they start a service (policy-rc.d(8) in the
+/// Debian policy's terms): 101 forbids it.
+pub const POLICY: &str = "/usr/sbin/policy-rc.d";
+pub const POLICY_FORBIDS: &str =
+    "#!/bin/sh\n# crio-setup: a package that is being installed starts no service.\nexit 101\n";
+
+const LOCKS: [&str; 3] = [
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+];
+/// Downloading and unpacking on a slow machine.
+const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
+const UPDATE_LIMIT: Duration = Duration::from_secs(600);
+
+/// Why packages could not be installed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum AptError {
+    #[error("wait for the lock `{path}`: held by {holder} for more than {limit:?}")]
+    Locked {
+        path: PathBuf,
+        holder: String,
+        limit: Duration,
+    },
+    #[error("find the package{} `{packages}`: no source offers {}", plural(.packages, "", "s"), plural(.packages, "it", "them"))]
+    NoCandidate { packages: String },
+    #[error("remove `{packages}`: that would also remove `{others}`, which crio-setup did not add")]
+    WouldRemove { packages: String, others: String },
+    #[error("read `{path}`")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+fn plural<'a>(packages: &str, one: &'a str, many: &'a str) -> &'a str {
+    if packages.contains(' ') { many } else { one }
+}
+
+impl AptError {
+    /// The command that helps.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Locked { .. } => Some(
+                "let it finish, or wait longer with `--lock-timeout SECONDS`; see `ps -ef | grep -E 'apt|dpkg'`"
+                    .to_owned(),
+            ),
+            Self::NoCandidate { packages } => Some(format!(
+                "see `apt-cache policy {packages}`: is the distribution's main (and universe) section in the sources?"
+            )),
+            Self::WouldRemove { others, .. } => Some(format!("see `apt-cache rdepends {others}`")),
+            Self::Read { .. } => None,
+            Self::Command(_) => Some("see `tail /var/log/apt/term.log`".to_owned()),
+        }
+    }
+}
+
+/// The package manager of the system at `root`.
+#[derive(Debug, Clone)]
+pub struct Apt {
+    root: PathBuf,
+    lock_limit: Duration,
+}
+
+/// What an installation would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Simulation {
+    /// Packages that are not installed now.
+    pub added: BTreeSet<String>,
+    /// Packages that would only change their version.
+    pub upgraded: BTreeSet<String>,
+    pub removed: BTreeSet<String>,
+}
+
+impl Apt {
+    pub fn new(root: &Path, lock_limit: Duration) -> Self {
+        Self {
+            root: root.to_owned(),
+            lock_limit,
+        }
+    }
+
+    /// Is there an apt at all?
+    pub fn is_there(&self) -> bool {
+        under(&self.root, Path::new("/usr/bin/apt-get")).exists()
+    }
+
+    /// The versions of those of `names` that are installed, from dpkg's status file. No child
+    /// process: this is asked on every run.
+    pub fn installed(&self, names: &[&str]) -> Result<BTreeMap<String, String>, AptError> {
+        let path = under(&self.root, Path::new("/var/lib/dpkg/status"));
+        let read = |source| AptError::Read {
+            path: path.clone(),
+            source,
+        };
+        match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            opened => parse_status(
+                BufReader::with_capacity(64 << 10, opened.map_err(read)?),
+                names,
+            )
+            .map_err(read),
+        }
+    }
+
+    /// What installing `names` would do. Missing or outdated package lists are refreshed first.
+    pub fn plan(&self, names: &[&str]) -> Result<Simulation, AptError> {
+        self.wait_for_locks()?;
+        if !self.has_lists() {
+            self.update()?;
+            return self.simulate(names);
+        }
+        match self.simulate(names) {
+            Err(AptError::NoCandidate { .. }) => {
+                self.update()?;
+                self.simulate(names)
+            }
+            other => other,
+        }
+    }
+
+    /// Installs `names`, without recommended packages, removing nothing, keeping changed
+    /// configuration. Stale lists are refreshed once when a download fails.
+    pub fn install(&self, names: &[&str]) -> Result<(), AptError> {
+        self.wait_for_locks()?;
+        let install = || {
+            self.apt_get(&["install", "--yes", "--no-remove", "--no-install-recommends"])
+                .args(["-o", "APT::Install-Suggests=false", "--"])
+                .args(names)
+                .limit(INSTALL_LIMIT)
+                .run()
+        };
+        match install() {
+            Err(CommandError::Failed { stderr, .. })
+                if stderr.contains("Failed to fetch") || stderr.contains("Unable to fetch") =>
+            {
+                self.update()?;
+                install()?;
+            }
+            other => drop(other?),
+        }
+        Ok(())
+    }
+
+    /// Purges those of `names` that are there; refuses when others would go with them. True when
+    /// there was one.
+    pub fn purge(&self, names: &[String]) -> Result<bool, AptError> {
+        self.wait_for_locks()?;
+        let there = self.known(names)?;
+        if there.is_empty() {
+            return Ok(false);
+        }
+        // A killed run may have left dpkg in the middle of its work.
+        self.dpkg(&["--configure", "--pending"])
+            .limit(INSTALL_LIMIT)
+            .output()?;
+        let purge = |simulate: bool| {
+            let mut command = self.apt_get(&["purge", "--yes"]);
+            if simulate {
+                command = command.arg("--simulate");
+            }
+            command
+                .args(["-o", "APT::Get::AutomaticRemove=false", "--"])
+                .args(&there)
+                .limit(INSTALL_LIMIT)
+                .run()
+        };
+        let simulated = parse_simulation(&String::from_utf8_lossy(&purge(true)?.stdout));
+        let others: Vec<_> = simulated.removed.difference(&there).cloned().collect();
+        if !others.is_empty() {
+            return Err(AptError::WouldRemove {
+                packages: there.into_iter().collect::<Vec<_>>().join(" "),
+                others: others.join(" "),
+            });
+        }
+        purge(false)?;
+        Ok(true)
+    }
+
+    /// Waits until nobody holds a lock of dpkg or apt, `lock_limit` at most.
+    fn wait_for_locks(&self) -> Result<(), AptError> {
+        let deadline = Instant::now() + self.lock_limit;
+        for lock in LOCKS {
+            let path = under(&self.root, Path::new(lock));
+            let left = deadline.saturating_duration_since(Instant::now());
+            wait_for_lock(&path, left, self.lock_limit)?;
+        }
+        Ok(())
+    }
+
+    fn update(&self) -> Result<(), AptError> {
+        self.wait_for_locks()?;
+        // A source that is out of reach is a warning, and what counts is whether the package is
+        // found afterwards: a third party's broken source must not stop us.
+        self.apt_get(&["update"])
+            .args([
+                "-o",
+                "Acquire::http::Timeout=15",
+                "-o",
+                "Acquire::https::Timeout=15",
+            ])
+            .limit(UPDATE_LIMIT)
+            .output()?;
+        Ok(())
+    }
+
+    fn simulate(&self, names: &[&str]) -> Result<Simulation, AptError> {
+        let output = self
+            .apt_get(&[
+                "install",
+                "--simulate",
+                "--no-remove",
+                "--no-install-recommends",
+                "--",
+            ])
+            .args(names)
+            .run();
+        match output {
+            Ok(Output { stdout, .. }) => Ok(parse_simulation(&String::from_utf8_lossy(&stdout))),
+            Err(CommandError::Failed { stderr, .. })
+                if [
+                    "Unable to locate",
+                    "no installation candidate",
+                    "is not available",
+                ]
+                .iter()
+                .any(|sign| stderr.contains(sign)) =>
+            {
+                Err(AptError::NoCandidate {
+                    packages: names.join(" "),
+                })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn has_lists(&self) -> bool {
+        let lists = under(&self.root, Path::new("/var/lib/apt/lists"));
+        let Ok(entries) = fs::read_dir(lists) else {
+            return false;
+        };
+        entries
+            .filter_map(Result::ok)
+            .any(|e| e.file_name().to_string_lossy().contains("_Packages"))
+    }
+
+    /// Those of `names` of which dpkg knows anything, be it only left configuration.
+    fn known(&self, names: &[String]) -> Result<BTreeSet<String>, AptError> {
+        let path = under(&self.root, Path::new("/var/lib/dpkg/status"));
+        let text = fs::read_to_string(&path).map_err(|source| AptError::Read { path, source })?;
+        let all: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Package: "))
+            .collect();
+        Ok(names
+            .iter()
+            .filter(|name| all.contains(name.as_str()))
+            .cloned()
+            .collect())
+    }
+
+    fn apt_get(&self, args: &[&str]) -> Command {
+        self.quiet("apt-get")
+            .args([
+                "-q",
+                "-o",
+                "DPkg::Lock::Timeout=30",
+                "-o",
+                "Acquire::Retries=2",
+            ])
+            .args([
+                "-o",
+                "Dpkg::Options::=--force-confdef",
+                "-o",
+                "Dpkg::Options::=--force-confold",
+            ])
+            .args(["-o", "Dpkg::Use-Pty=0"])
+            .args(args)
+    }
+
+    fn dpkg(&self, args: &[&str]) -> Command {
+        self.quiet("dpkg")
+            .args(["--force-confdef", "--force-confold"])
+            .args(args)
+    }
+
+    /// No question, no pager, no restart of services by needrestart, messages in English for us.
+    fn quiet(&self, program: &str) -> Command {
+        let command = if self.root == Path::new("/") {
+            Command::new(program)
+        } else {
+            Command::new("chroot").arg(&self.root).arg(program)
+        };
+        command
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBIAN_PRIORITY", "critical")
+            .env("APT_LISTCHANGES_FRONTEND", "none")
+            .env("NEEDRESTART_MODE", "l")
+            .env("NEEDRESTART_SUSPEND", "1")
+            .env("UCF_FORCE_CONFFOLD", "1")
+    }
+}
+
+/// Blocks until the lock could be had, then lets it go again: apt takes it itself.
+fn wait_for_lock(path: &Path, left: Duration, limit: Duration) -> Result<(), AptError> {
+    let read = |source| AptError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match File::options().read(true).write(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(read)?,
+    };
+    let Some(holder) = holder(&file).map_err(read)? else {
+        return Ok(());
+    };
+    tracing::info!(path = %path.display(), holder, "wait for the lock");
+    let (done, acquired) = mpsc::channel();
+    // The thread outlives a wait that takes too long, and ends with the process or the holder.
+    std::thread::spawn(move || {
+        let lock = whole_file();
+        let result = loop {
+            match fcntl(&file, FcntlArg::F_OFD_SETLKW(&lock)) {
+                Err(Errno::EINTR) => {}
+                other => break other,
+            }
+        };
+        drop(file);
+        // Nobody listens any more when the wait took too long.
+        let _ = done.send(result);
+    });
+    match acquired.recv_timeout(left) {
+        Ok(result) => result.map(|_| ()).map_err(|e| read(e.into())),
+        Err(_) => Err(AptError::Locked {
+            path: path.to_owned(),
+            holder,
+            limit,
+        }),
+    }
+}
+
+/// Who holds the lock, as `apt-get (pid 12)`.
+fn holder(file: &File) -> io::Result<Option<String>> {
+    let mut lock = whole_file();
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    if libc::c_int::from(lock.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    if lock.l_pid <= 0 {
+        return Ok(Some("a process that the kernel does not name".to_owned()));
+    }
+    let comm = fs::read_to_string(format!("/proc/{}/comm", lock.l_pid)).unwrap_or_default();
+    let name = if comm.trim().is_empty() {
+        "a process"
+    } else {
+        comm.trim()
+    };
+    Ok(Some(format!("`{name}` (pid {})", lock.l_pid)))
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+fn parse_status(status: impl BufRead, names: &[&str]) -> io::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let (mut package, mut installed) = (None, false);
+    for line in status.split(b'\n') {
+        let line = line?;
+        if line.is_empty() {
+            (package, installed) = (None, false);
+        } else if let Some(name) = line.strip_prefix(b"Package: ") {
+            package = names.iter().find(|n| n.as_bytes() == name).copied();
+        } else if package.is_none() {
+        } else if let Some(status) = line.strip_prefix(b"Status: ") {
+            installed = status.ends_with(b" installed") && !status.ends_with(b"not-installed");
+        } else if let (true, Some(name), Some(version)) =
+            (installed, package, line.strip_prefix(b"Version: "))
+        {
+            found.insert(
+                name.to_owned(),
+                String::from_utf8_lossy(version).into_owned(),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes.
+fn parse_simulation(text: &str) -> Simulation {
+    let mut simulation = Simulation::default();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(act), Some(name)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let name = name.to_owned();
+        match act {
+            "Inst" if words.next().is_some_and(|w| w.starts_with('[')) => {
+                simulation.upgraded.insert(name);
+            }
+            "Inst" => drop(simulation.added.insert(name)),
+            "Remv" | "Purg" => drop(simulation.removed.insert(name)),
+            _ => {}
+        }
+    }
+    simulation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    #[test]
+    fn only_installed_packages_count() {
+        let status = "Package: runc\nStatus: install ok installed\nVersion: 1.1.5+ds1\n\n\
+            Package: docker.io\nStatus: deinstall ok config-files\nVersion: 20.10\n\n\
+            Package: tini\nStatus: install ok half-configured\nVersion: 0.19\n\n\
+            Package: other\nStatus: install ok installed\nVersion: 9\n";
+        let names = ["runc", "docker.io", "tini", "gone"];
+        let found = parse_status(status.as_bytes(), &names).unwrap();
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            [("runc".to_owned(), "1.1.5+ds1".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_simulation_tells_new_from_upgraded() {
+        let text = "Reading package lists...\nInst tini (0.19.0-1+b3 Debian:12 [amd64])\n\
+            Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\nConf tini (0.19)\nRemv old [1.0]\n\
+            Purg older [1.0]\n";
+        let simulation = parse_simulation(text);
+        assert_eq!(simulation.added, BTreeSet::from(["tini".to_owned()]));
+        assert_eq!(simulation.upgraded, BTreeSet::from(["libc6".to_owned()]));
+        assert_eq!(simulation.removed.len(), 2);
+    }
+
+    #[test]
+    fn a_held_lock_is_named_and_a_freed_one_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        fs::write(&path, "").unwrap();
+        let wait = |limit| wait_for_lock(&path, limit, limit);
+        wait(Duration::ZERO).unwrap();
+        // A lock of our own process by the classic call would be ours for apt as well; the holder
+        // must be another process.
+        let script = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX); \
+                      print('held',flush=True); sys.stdin.read()";
+        let mut holder = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "held\n");
+        let e = wait(Duration::from_millis(50)).unwrap_err().to_string();
+        let named = format!("`python3` (pid {})", holder.id());
+        assert!(e.contains(&named), "{e}");
+        drop(holder.stdin.take());
+        wait(Duration::from_secs(20)).unwrap();
+        assert!(holder.wait().unwrap().success());
+    }
+
+    #[test]
+    fn no_lock_file_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let apt = Apt::new(dir.path(), Duration::ZERO);
+        apt.wait_for_locks().unwrap();
+        assert!(!apt.is_there() && !apt.has_lists());
+        assert!(apt.installed(&["runc"]).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,522 @@
+//! A run: look, refuse or go on, do the steps with a journal, verify, commit; or undo.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::artifact::{Reach, reachable};
+
+use super::catalog::Catalog;
+use super::choice::choose;
+use super::facts::{Facts, OCID_SOCKET};
+use super::plan::Plan;
+use super::preflight::{self, Finding, Inspected, Severity};
+use super::probe::{Plugins, Probes};
+use super::receipt::{Receipt, SCHEMA};
+use super::report::{InstallReport, PlanReport, StepReport, StepState};
+use super::rollback::{ANSWER, Rollback, Way};
+use super::selftest::{self, SelfTest};
+use super::settings::Component;
+use super::step::{Context, Kind, Observation, Step, StepError};
+use super::store::{Peek, Store};
+use super::undo::Undo;
+use super::verify::{self, Health};
+use super::{Event, Failure, Setup, SetupError, failpoint};
+
+/// How long the judgement about upstream may take.
+const REACH_LIMIT: Duration = Duration::from_secs(5);
+const RUNROOT: &str = "/run/ocid";
+const PLUGIN_FOLDER: &str = "/opt/cni/bin";
+
+/// What a look at the machine gave.
+struct Survey {
+    facts: Facts,
+    plan: Plan,
+    states: Vec<Observation>,
+    findings: Vec<Finding>,
+    probes: Probes,
+}
+
+impl Survey {
+    fn refused(&self) -> bool {
+        self.findings.iter().any(|f| f.severity == Severity::Error)
+    }
+
+    fn pending(&self) -> usize {
+        let pending = |state: &&Observation| matches!(state, Observation::Pending(_));
+        self.states.iter().filter(pending).count()
+    }
+
+    fn steps(&self) -> Vec<StepReport> {
+        self.plan
+            .steps
+            .iter()
+            .zip(&self.states)
+            .map(|(step, state)| StepReport::new(step, state))
+            .collect()
+    }
+}
+
+impl Setup<'_> {
+    fn context<'a>(
+        &'a self,
+        facts: &'a Facts,
+        receipt: &'a Receipt,
+        probes: Probes,
+        progress: &'a dyn Fn(super::step::Progress<'_>),
+    ) -> Context<'a> {
+        let cancel = self.cancel.clone();
+        Context::new(
+            self.settings,
+            facts,
+            receipt,
+            probes,
+            &self.proxies,
+            cancel,
+            progress,
+        )
+    }
+
+    fn survey(&self, receipt: &Receipt) -> Result<Survey, SetupError> {
+        let settings = self.settings;
+        let catalog = Catalog::load(settings.catalog.as_deref())?;
+        let mut probes = Probes {
+            answers: receipt.probes.clone(),
+        };
+        let facts = Facts::gather(settings, receipt, &mut probes, &self.exe)?;
+        let reach = |urls: &[&str]| {
+            (self.tell)(&Event::Judging { urls });
+            reachable(urls, &self.proxies, REACH_LIMIT)
+        };
+        let (choices, without_source) = choose(settings, &facts, receipt, &catalog, reach);
+        let plan = Plan::make(settings, &facts, receipt, choices)?;
+        let quiet = |_: super::step::Progress<'_>| {};
+        let mut context = self.context(&facts, receipt, probes, &quiet);
+        let mut observed = Vec::new();
+        for step in &plan.steps {
+            let state =
+                step.action()
+                    .observe(&mut context)
+                    .map_err(|source| SetupError::Observe {
+                        step: step.action().describe(),
+                        source: Box::new(source),
+                    })?;
+            observed.push((step.clone(), state));
+        }
+        let probes = context.probes;
+        let unreachable = match settings.source {
+            super::Source::Upstream => unreachable(&observed, reach),
+            _ => Vec::new(),
+        };
+        let findings = preflight::check(&Inspected {
+            settings,
+            facts: &facts,
+            receipt,
+            without_source: &without_source,
+            unreachable: &unreachable,
+            steps: &observed,
+        });
+        let states = observed.into_iter().map(|(_, state)| state).collect();
+        Ok(Survey {
+            facts,
+            plan,
+            states,
+            findings,
+            probes,
+        })
+    }
+
+    /// What `install` would do. Changes nothing.
+    pub fn plan(&self) -> Result<PlanReport, SetupError> {
+        let peek = if self.may_read() {
+            Peek::at(&self.settings.root)?
+        } else {
+            Peek::default()
+        };
+        let receipt = peek.receipt.unwrap_or_default();
+        let survey = self.survey(&receipt)?;
+        Ok(PlanReport {
+            pending: survey.pending(),
+            refused: survey.refused(),
+            unfinished: peek.unfinished,
+            steps: survey.steps(),
+            choices: survey.plan.choices,
+            findings: survey.findings,
+            notes: survey.plan.notes,
+        })
+    }
+
+    /// Only root may look into the state folder of the running system.
+    fn may_read(&self) -> bool {
+        nix::unistd::geteuid().is_root() || !self.settings.is_live()
+    }
+
+    /// Makes the machine a node, or leaves it as it was.
+    pub fn install(&self) -> Result<InstallReport, SetupError> {
+        let begun = Instant::now();
+        let mut store = if self.may_read() {
+            Store::open(&self.settings.root)?
+        } else {
+            None
+        };
+        loop {
+            if let Some(there) = store.take() {
+                store = self.recover(there)?;
+            }
+            let receipt = match &store {
+                Some(store) => store.receipt()?.unwrap_or_default(),
+                None => Receipt::default(),
+            };
+            let survey = self.survey(&receipt)?;
+            if survey.refused() {
+                self.forget_if_empty(store, &receipt)?;
+                return Err(SetupError::Refused(survey.findings));
+            }
+            let fresh = store.is_none();
+            let mut report = InstallReport {
+                changed: 0,
+                steps: survey.steps(),
+                choices: survey.plan.choices.clone(),
+                findings: survey.findings.clone(),
+                notes: survey.plan.notes.clone(),
+                health: None,
+                selftest: None,
+                duration_ms: 0,
+            };
+            (self.tell)(&Event::Planned {
+                pending: survey.pending(),
+                notes: &report.notes,
+                findings: &report.findings,
+            });
+            if survey.pending() == 0 {
+                report.health = self
+                    .verify(&survey.facts)
+                    .map_err(|failure| SetupError::Unhealthy(Box::new(failure)))?;
+                report.duration_ms = milliseconds(begun);
+                return Ok(report);
+            }
+            let locked = match store.take() {
+                Some(store) => store,
+                None => Store::create(&self.settings.root)?,
+            };
+            // Somebody else has been at work since we looked.
+            if fresh && (locked.receipt()?.is_some() || locked.journal()?.is_some()) {
+                store = Some(locked);
+                continue;
+            }
+            self.execute(locked, &receipt, survey, &mut report)?;
+            report.duration_ms = milliseconds(begun);
+            return Ok(report);
+        }
+    }
+
+    /// Puts right what a killed run has left. `None`: nothing of ours is left at all.
+    pub(super) fn recover(&self, store: Store) -> Result<Option<Store>, SetupError> {
+        let receipt = store.receipt()?;
+        if let Some(run) = store.journal()? {
+            let committed = receipt.as_ref().is_some_and(|r| r.run == run.id);
+            if !committed {
+                (self.tell)(&Event::Recovering { run: &run.id });
+                let way = Way {
+                    setup: self,
+                    store: &store,
+                    run: &run.id,
+                    discard_edits: false,
+                    restart: true,
+                };
+                let rollback = way.undo_run(&run);
+                if !rollback.errors.is_empty() {
+                    return Err(SetupError::Recovery(rollback.errors));
+                }
+            }
+            store.finish(receipt.as_ref())?;
+            if receipt.is_none() {
+                store.remove(&run.made)?;
+                return Ok(None);
+            }
+        }
+        if receipt.is_some_and(|r| r.removing) {
+            (self.tell)(&Event::Recovering { run: "uninstall" });
+            self.finish_uninstall(store, false)?;
+            return Ok(None);
+        }
+        Ok(Some(store))
+    }
+
+    /// A state folder without a receipt is a killed run's and of no use.
+    fn forget_if_empty(&self, store: Option<Store>, receipt: &Receipt) -> Result<(), SetupError> {
+        match store {
+            Some(store) if receipt.schema == 0 => Ok(store.remove(&[])?),
+            _ => Ok(()),
+        }
+    }
+
+    fn execute(
+        &self,
+        store: Store,
+        receipt: &Receipt,
+        survey: Survey,
+        report: &mut InstallReport,
+    ) -> Result<(), SetupError> {
+        let Survey {
+            facts,
+            plan,
+            probes,
+            ..
+        } = survey;
+        let run = run_id();
+        let journal = store.begin(&run)?;
+        let progress = |progress: super::step::Progress<'_>| {
+            (self.tell)(&Event::Progress(progress));
+        };
+        let mut context = self.context(&facts, receipt, probes, &progress);
+        context.open(journal, store.images(), &run);
+        let outcome = self
+            .steps(&plan.steps, &mut context, report)
+            .and_then(|()| self.prove(&facts, &mut context, report))
+            .and_then(|()| self.commit(&store, receipt, &plan, &context));
+        let failure = match outcome {
+            Ok(receipt) => {
+                // The run is committed: what is left to clear away, the next run would clear too.
+                store.finish(Some(&receipt))?;
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        (self.tell)(&Event::Undoing {
+            because: &failure.to_string(),
+        });
+        let made = store.made.clone();
+        let done = context.journal().map(|j| j.run().clone());
+        let rollback = match &done {
+            Some(run) => Way {
+                setup: self,
+                store: &store,
+                run: &run.id,
+                discard_edits: false,
+                restart: true,
+            }
+            .undo_run(run),
+            None => Rollback::default(),
+        };
+        let mut clean = Vec::new();
+        if rollback.errors.is_empty() {
+            let known = (receipt.schema != 0).then_some(receipt);
+            let cleared = store.finish(known).and_then(|()| match known {
+                Some(_) => Ok(()),
+                None => store.remove(&made),
+            });
+            clean.extend(cleared.err());
+        }
+        Err(SetupError::Failed {
+            first: Box::new(failure),
+            undo: rollback.errors,
+            clean,
+        })
+    }
+
+    fn steps(
+        &self,
+        steps: &[Step],
+        context: &mut Context<'_>,
+        report: &mut InstallReport,
+    ) -> Result<(), Failure> {
+        report.steps.clear();
+        for step in steps {
+            if self.cancel.is_cancelled() {
+                return Err(Failure::Interrupted);
+            }
+            context.enter(&step.id, step.component);
+            let state = self.step(step, context).map_err(|source| {
+                if self.cancel.is_cancelled() {
+                    return Failure::Interrupted;
+                }
+                Failure::Step {
+                    step: step.action().describe(),
+                    source: Box::new(source),
+                }
+            })?;
+            if state.state == StepState::Changed {
+                report.changed += 1;
+                (self.tell)(&Event::Changed { step: &state });
+            }
+            report.steps.push(state);
+        }
+        Ok(())
+    }
+
+    fn step(&self, step: &Step, context: &mut Context<'_>) -> Result<StepReport, StepError> {
+        let state = step.action().observe(context)?;
+        let mut report = StepReport::new(step, &state);
+        match state {
+            Observation::Pending(_) => {}
+            Observation::Foreign(foreign) => {
+                let (path, what) = (foreign.path, foreign.what);
+                return Err(StepError::Foreign { path, what });
+            }
+            Observation::Satisfied | Observation::Kept(_) => return Ok(report),
+        }
+        (self.tell)(&Event::Step { step: &report });
+        if failpoint::fails(&step.id) {
+            return Err(StepError::NoProgram(step.id.clone()));
+        }
+        let undo = step.action().apply(context)?;
+        failpoint::pass("applied");
+        context.done(&undo)?;
+        report.state = StepState::Changed;
+        Ok(report)
+    }
+
+    /// Does it work? Where something changed, with a pod.
+    fn prove(
+        &self,
+        facts: &Facts,
+        context: &mut Context<'_>,
+        report: &mut InstallReport,
+    ) -> Result<(), Failure> {
+        report.health = self.verify(facts)?;
+        if report.health.is_none() || report.changed == 0 || !self.settings.selftest {
+            return Ok(());
+        }
+        let root = Path::new("/");
+        match Plugins::in_folder(root, Path::new(PLUGIN_FOLDER), &mut context.probes) {
+            Some(plugins) => {
+                (self.tell)(&Event::Proving);
+                report.selftest = Some(self.run_selftest(plugins.cni_version)?);
+            }
+            None => report.notes.push(format!(
+                "no self-test: there are no CNI plugins in `{PLUGIN_FOLDER}`"
+            )),
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Failure::Interrupted);
+        }
+        Ok(())
+    }
+
+    fn verify(&self, _: &Facts) -> Result<Option<Health>, Failure> {
+        if !self.settings.is_live() || !self.settings.has(Component::Ocid) {
+            return Ok(None);
+        }
+        let health = verify::verify(Path::new(OCID_SOCKET), ANSWER)?;
+        health.require(self.settings.has(Component::CniConfig))?;
+        Ok(Some(health))
+    }
+
+    fn run_selftest(&self, cni_version: String) -> Result<selftest::Report, Failure> {
+        let mut test = SelfTest::new(OCID_SOCKET, RUNROOT);
+        test.exe.clone_from(&self.exe);
+        test.cni_version = cni_version;
+        test.cancel = self.cancel.clone();
+        Ok(selftest::run(&test)?)
+    }
+
+    /// The self-test alone, on a node that is there.
+    pub fn selftest(&self) -> Result<selftest::Report, SetupError> {
+        let failed = |failure| SetupError::Unhealthy(Box::new(failure));
+        let health = verify::verify(Path::new(OCID_SOCKET), ANSWER)
+            .map_err(|e| failed(Failure::Verify(e)))?;
+        health
+            .require(false)
+            .map_err(|e| failed(Failure::Verify(e)))?;
+        let folder = Path::new(PLUGIN_FOLDER);
+        let plugins = Plugins::in_folder(Path::new("/"), folder, &mut Probes::default());
+        let plugins = plugins
+            .ok_or_else(|| StepError::Plugins(folder.to_owned()))
+            .map_err(|source| Failure::Step {
+                step: "run a pod".to_owned(),
+                source: Box::new(source),
+            })
+            .map_err(failed)?;
+        self.run_selftest(plugins.cni_version).map_err(failed)
+    }
+
+    /// Retires what the plan does not want any more, and writes the receipt.
+    fn commit(
+        &self,
+        store: &Store,
+        old: &Receipt,
+        plan: &Plan,
+        context: &Context<'_>,
+    ) -> Result<Receipt, Failure> {
+        let mut receipt = old.clone();
+        if let Some(journal) = context.journal() {
+            receipt.made.extend(journal.run().made.clone());
+            for record in &journal.run().records {
+                receipt.add(record.clone());
+            }
+            receipt.run.clone_from(&journal.run().id);
+        }
+        let wanted = |record: &super::receipt::Record| {
+            !matches!(record.undo, Undo::Path { .. })
+                || !self.settings.has(record.component)
+                || plan.steps.iter().any(|step| step.id == record.step)
+        };
+        let (kept, retired): (Vec<_>, Vec<_>) = receipt.records.into_iter().partition(wanted);
+        receipt.records = kept;
+        failpoint::pass("before-commit");
+        if !retired.is_empty() {
+            let way = Way {
+                setup: self,
+                store,
+                run: context.run(),
+                discard_edits: false,
+                restart: false,
+            };
+            receipt.records.extend(way.back(&retired).failed);
+        }
+        receipt.schema = SCHEMA;
+        env!("CARGO_PKG_VERSION").clone_into(&mut receipt.version);
+        receipt.probes.clone_from(&context.probes.answers);
+        for choice in &plan.choices {
+            receipt.sources.insert(choice.component, choice.record());
+        }
+        store.save(&receipt)?;
+        failpoint::pass("committed");
+        Ok(receipt)
+    }
+}
+
+/// Why the pending downloads cannot be had.
+fn unreachable(
+    observed: &[(Step, Observation)],
+    reach: impl FnOnce(&[&str]) -> Vec<Reach>,
+) -> Vec<String> {
+    let urls: Vec<&str> = observed
+        .iter()
+        .filter(|(_, state)| matches!(state, Observation::Pending(_)))
+        .filter_map(|(step, _)| match &step.kind {
+            Kind::Artifact(step) => Some(step.artifact.url.as_str()),
+            Kind::Unpack(step) => Some(step.artifact.url.as_str()),
+            _ => None,
+        })
+        .collect();
+    if urls.is_empty() {
+        return Vec::new();
+    }
+    reach(&urls)
+        .into_iter()
+        .filter_map(|reach| match reach {
+            Reach::Yes => None,
+            Reach::No { reason } => Some(reason),
+        })
+        .collect()
+}
+
+/// Names a run: no two runs of a machine have the same.
+fn run_id() -> String {
+    let mut bytes = [0; 4];
+    // Without random numbers the clock must do.
+    if getrandom::fill(&mut bytes).is_err() {
+        bytes = (crate::host::clock::now_ns() as u32).to_ne_bytes();
+    }
+    hex::encode(bytes)
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// This program, whatever has become of its file.
+pub fn own_exe() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}

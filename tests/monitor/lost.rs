@@ -1,0 +1,170 @@
+//! What happens when the daemon, or a monitor, is gone at the wrong moment.
+
+use std::fs;
+use std::time::Duration;
+
+use crio_setup::host::process::ProcessId;
+use crio_setup::ocid::runtime::{Adopted, RuntimeError};
+use nix::sys::signal::Signal;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn a_monitor_does_not_hang_on_the_daemon() {
+    let world = World::new("sleep 600");
+    let created = world.up().await;
+    let stat = fs::read_to_string(format!("/proc/{}/stat", created.monitor.pid)).unwrap();
+    let session = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(3)
+        .unwrap();
+    assert_eq!(session, created.monitor.pid.to_string());
+    let monitor = created.monitor.open().unwrap();
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGPIPE,
+    ] {
+        monitor.kill(signal).unwrap();
+    }
+    // Still there, and still working.
+    let mut client = crio_setup::ocid::monitor::client::connect(world.bundle())
+        .await
+        .unwrap();
+    let (record, exit) = client.status(Duration::from_secs(5)).await.unwrap();
+    assert_eq!((record.init, exit), (Some(created.init), None));
+}
+
+#[tokio::test]
+async fn a_create_whose_caller_is_gone_is_finished_or_undone() {
+    let mut created = 0;
+    for round in 0..12u64 {
+        let world = World::new("sleep 600");
+        let early = tokio::time::timeout(Duration::from_millis(round * 5), world.create());
+        let finished = early.await.is_ok();
+        let adopted = world
+            .runtime
+            .adopt(&world.id, world.bundle(), &world.request.exits_dir)
+            .await
+            .unwrap();
+        match adopted {
+            Adopted::Created(c) => {
+                created += 1;
+                world.runtime.start(&world.id).await.unwrap();
+                assert!(world.runtime.signal(&c.init, 9).unwrap());
+                assert_eq!(world.exit().await.exit_code, 137);
+                world.runtime.monitor_ended(&c.monitor).await.unwrap();
+                world.runtime.delete(&world.id, true).await.unwrap();
+            }
+            Adopted::Absent => assert!(!finished),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(created > 0, "no round was slow enough to get anywhere");
+}
+
+#[tokio::test]
+async fn a_daemon_killed_while_the_runtime_works_finds_its_container() {
+    let world = World::scripted("exit 5", "sleep 0.7; exec /usr/bin/runc \"$@\"");
+    let early = tokio::time::timeout(Duration::from_millis(400), world.create());
+    assert!(early.await.is_err());
+    let found = world
+        .runtime
+        .adopt(&world.id, world.bundle(), &world.request.exits_dir)
+        .await
+        .unwrap();
+    assert!(matches!(found, Adopted::Created(_)), "{found:?}");
+    world.runtime.start(&world.id).await.unwrap();
+    assert_eq!(world.exit().await.exit_code, 5);
+}
+
+#[tokio::test]
+async fn a_failed_create_without_a_daemon_leaves_nothing() {
+    let world = World::scripted("true", "sleep 0.7; echo 'no luck' >&2; exit 1");
+    let early = tokio::time::timeout(Duration::from_millis(400), world.create());
+    assert!(early.await.is_err());
+    let found = world
+        .runtime
+        .adopt(&world.id, world.bundle(), &world.request.exits_dir)
+        .await
+        .unwrap();
+    assert_eq!(found, Adopted::Absent);
+    world.assert_gone();
+}
+
+#[tokio::test]
+async fn a_monitor_killed_during_create_takes_everything_with_it() {
+    let world = World::scripted("sleep 600", "sleep 1; exec /usr/bin/runc \"$@\"");
+    let killer = async {
+        let record = world.bundle().join("monitor.json");
+        loop {
+            if let Ok(text) = fs::read(&record) {
+                let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+                let id: ProcessId = serde_json::from_value(json["monitor"].clone()).unwrap();
+                return id.open().unwrap().kill(Signal::SIGKILL).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (result, ()) = tokio::join!(world.create(), killer);
+    let error = result.unwrap_err();
+    assert!(matches!(error, RuntimeError::MonitorLost { .. }), "{error}");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    fs::remove_file(world.bundle().join("monitor.sock")).unwrap();
+    world.assert_gone();
+}
+
+#[tokio::test]
+async fn a_lost_monitor_is_noticed_and_its_container_buried() {
+    let world = World::new("sleep 600");
+    let created = world.up().await;
+    let watch = world.runtime.monitor_ended(&created.monitor);
+    created
+        .monitor
+        .open()
+        .unwrap()
+        .kill(Signal::SIGKILL)
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), watch)
+        .await
+        .unwrap()
+        .unwrap();
+    let exits = &world.request.exits_dir;
+    let found = world
+        .runtime
+        .adopt(&world.id, world.bundle(), exits)
+        .await
+        .unwrap();
+    assert_eq!(found, Adopted::Abandoned(created));
+    let buried = world
+        .runtime
+        .bury(&world.id, &created, exits)
+        .await
+        .unwrap();
+    assert!(buried.monitor_lost && buried.exit_code == 137, "{buried:?}");
+    assert_eq!(world.exit().await, buried);
+    assert!(!created.init.is_running());
+    let again = world
+        .runtime
+        .bury(&world.id, &created, exits)
+        .await
+        .unwrap();
+    assert_eq!(again, buried);
+    world.runtime.delete(&world.id, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_without_a_record_is_absent() {
+    let world = World::new("true");
+    let exits = &world.request.exits_dir;
+    let found = world
+        .runtime
+        .adopt(&world.id, world.bundle(), exits)
+        .await
+        .unwrap();
+    assert_eq!(found, Adopted::Absent);
+}
