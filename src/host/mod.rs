@@ -16,6 +16,7 @@ pub mod inotify;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod pages;
 pub mod process;
 pub mod pty;
 pub mod rooted;

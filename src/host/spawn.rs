@@ -28,8 +28,9 @@ const KEPT: [&str; 7] = [
     "SSL_CERT_FILE",
 ];
 
-/// Starts another face of our own binary, `ocid FACE`. The caller may drop the child: it is not killed.
-/// Needs an async runtime.
+/// Starts another face of our own binary, `ocid FACE`. The caller may drop the child: it is not killed. It
+/// inherits the working folder, and leaves it and our session itself: asking for either here would have a large
+/// daemon forked instead of its memory shared with the child until the exec. Needs an async runtime.
 pub fn own_face(
     exe: &Path,
     face: &str,
@@ -42,7 +43,6 @@ pub fn own_face(
         .arg(face)
         .env_clear()
         .envs(KEPT.iter().filter_map(|k| Some((k, std::env::var_os(k)?))))
-        .current_dir("/")
         .stdin(Stdio::from(stdin))
         .stdout(stdout)
         .stderr(stderr)

@@ -21,10 +21,11 @@ use super::protocol::{
     Answer, CONSOLE, ContainerJob, ExitRecord, MonitorRecord, PIDFILE, RECORD, RUNTIME_LOG, Reply,
     Request, SOCKET, VERSION,
 };
+use super::record;
 use super::stdio::{Channel, Progress, Stream};
 use super::{Daemon, MonitorError};
 use crate::host::process::{self, ProcessId};
-use crate::host::{clock, fs as host_fs, pty};
+use crate::host::{clock, pages, pty};
 
 /// How long an exit record that finds no room waits before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -52,6 +53,10 @@ pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
         init: created.init,
         monitor: created.record.monitor,
     });
+    // Most of what has been done will not be done again, and there is a process like this for every container.
+    if let Err(e) = pages::forget_code() {
+        eprintln!("give memory back: {e}");
+    }
     let mut monitor = Monitor {
         job,
         output,
@@ -152,7 +157,7 @@ impl Stdio {
         };
         let console = if job.tty {
             // What a former attempt left behind.
-            remove(Path::new(CONSOLE))?;
+            record::remove(Path::new(CONSOLE))?;
             let listener = UnixListener::bind(CONSOLE)?;
             listener.set_nonblocking(true)?;
             Some(listener)
@@ -178,11 +183,12 @@ fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
         init: None,
     };
     for stale in [SOCKET, PIDFILE, RUNTIME_LOG] {
-        remove(Path::new(stale)).map_err(prepare("remove the files of a former attempt"))?;
+        record::remove(Path::new(stale))
+            .map_err(prepare("remove the files of a former attempt"))?;
     }
     let control = Control::bind(Path::new(SOCKET)).map_err(prepare("listen on `monitor.sock`"))?;
     // Before the runtime is called: a daemon that is killed now must find us when it is back.
-    write_record(&record).map_err(prepare("write `monitor.json`"))?;
+    record::write(Path::new(RECORD), &record).map_err(prepare("write `monitor.json`"))?;
     let children = Children::new().map_err(prepare("watch for ended children"))?;
     let stdio = Stdio::new(job).map_err(prepare("make the container's stdio"))?;
     let Stdio {
@@ -212,7 +218,7 @@ fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
             None => None,
         };
         record.init = Some(init);
-        write_record(&record).map_err(prepare("write `monitor.json`"))?;
+        record::write(Path::new(RECORD), &record).map_err(prepare("write `monitor.json`"))?;
         Ok((init, terminal))
     });
     let made = attempt.and_then(|(init, terminal)| {
@@ -229,7 +235,7 @@ fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
         }
     };
     if console.is_some() {
-        remove(Path::new(CONSOLE)).map_err(prepare("remove `console.sock`"))?;
+        record::remove(Path::new(CONSOLE)).map_err(prepare("remove `console.sock`"))?;
     }
     Ok(Created {
         children,
@@ -326,7 +332,7 @@ fn clean_up(job: &ContainerJob, children: &Children) {
         }
     }
     for file in [CONSOLE, SOCKET, PIDFILE, RECORD] {
-        if let Err(e) = remove(Path::new(file)) {
+        if let Err(e) = record::remove(Path::new(file)) {
             eprintln!("remove `{file}`: {e}");
         }
     }
@@ -373,17 +379,6 @@ fn streams(terminal: &Option<Terminal>, readers: &[OwnedFd; 2]) -> io::Result<Ve
     }
 }
 
-fn write_record(record: &MonitorRecord) -> io::Result<()> {
-    host_fs::write_atomic(Path::new(RECORD), &serde_json::to_vec(record)?, 0o600)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
 struct Monitor {
     job: ContainerJob,
     output: Output,
@@ -411,7 +406,7 @@ impl Monitor {
             monitor_lost: false,
         };
         self.record(exit)?;
-        remove(Path::new(SOCKET))
+        record::remove(Path::new(SOCKET))
     }
 
     /// Waits for something to happen and deals with it.
@@ -484,11 +479,10 @@ impl Monitor {
     /// here and told to whoever asks.
     fn record(&mut self, exit: ExitRecord) -> io::Result<()> {
         let path = ExitRecord::path(&self.job.exits_dir, &self.job.id);
-        let text = serde_json::to_vec(&exit)?;
-        self.exit = Some(exit);
+        self.exit = Some(exit.clone());
         let mut told = false;
         loop {
-            match host_fs::write_atomic(&path, &text, 0o600) {
+            match record::write(&path, &exit) {
                 Ok(()) => return Ok(()),
                 // The whole run root is gone: there is nobody left to tell.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),

@@ -17,6 +17,7 @@ mod exec;
 mod journal;
 mod log;
 mod oom;
+pub(crate) mod record;
 mod stdio;
 
 use std::io::{self, Read, Write};
@@ -104,9 +105,10 @@ fn run() -> Result<(), MonitorError> {
 }
 
 /// Nothing that happens to the daemon, its terminal or its service may end us: own session, no signal that can
-/// be ignored does anything, orphans below come to us.
+/// be ignored does anything, orphans below come to us, no folder of its is held.
 fn detach(job: &Job) -> io::Result<()> {
     nix::unistd::setsid()?;
+    std::env::set_current_dir("/")?;
     let ignored = [
         Signal::SIGHUP,
         Signal::SIGINT,

@@ -17,11 +17,11 @@ use tokio::process::Child;
 use super::{Runtime, RuntimeError};
 use crate::host::process::{ProcessId, kill_family};
 use crate::host::{fs as host_fs, spawn};
-use crate::ocid::monitor::last_line;
 use crate::ocid::monitor::protocol::{
     ContainerJob, ExitRecord, Job, Journal, LINE_MAX, LOG, MonitorRecord, Order, RECORD, Reply,
     VERSION,
 };
+use crate::ocid::monitor::{last_line, record};
 
 /// journald's socket for native datagrams.
 pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
@@ -114,7 +114,8 @@ impl Runtime {
             }
         };
         // An exit record of an earlier attempt with this id would be taken for this one's.
-        remove(&ExitRecord::path(&r.exits_dir, &r.id)).map_err(io("remove an old exit record"))?;
+        record::remove(&ExitRecord::path(&r.exits_dir, &r.id))
+            .map_err(io("remove an old exit record"))?;
         let log_path = r.bundle.join(LOG);
         let log = OpenOptions::new()
             .append(true)
@@ -162,7 +163,7 @@ impl Runtime {
         if let Err(e) = self.delete(&r.id, true).await {
             tracing::warn!(id = r.id, error = %e, "delete what a lost monitor left behind");
         }
-        if let Err(e) = remove(&r.bundle.join(RECORD)) {
+        if let Err(e) = record::remove(&r.bundle.join(RECORD)) {
             tracing::warn!(id = r.id, error = %e, "remove a lost monitor's record");
         }
         RuntimeError::MonitorLost {
@@ -224,13 +225,6 @@ fn last_words(log: &Path) -> String {
         .ok()
         .and_then(|text| last_line(&text))
         .unwrap_or_else(|| "it was killed".to_owned())
-}
-
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// The record of who looks after the container in this bundle; `None` when there is none.

@@ -66,7 +66,15 @@ impl RuntimeError {
         let has = |text: &str| message.contains(text);
         if is_command_not_found(&message) {
             Self::CommandNotFound { message }
-        } else if has("container does not exist") || has("does not exist") && has("container") {
+        } else if action == "create" {
+            Self::Failed {
+                action,
+                id,
+                message,
+            }
+        } else if has("container does not exist")
+            || has("/status`") && has("No such file or directory")
+        {
             Self::NoSuchContainer { id }
         } else if has("container not running")
             || has("process already finished")
@@ -103,33 +111,46 @@ fn is_command_not_found(message: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn sorted(message: &str) -> RuntimeError {
-        RuntimeError::from_message("create", "a", message.to_owned())
+    fn sorted(action: &'static str, message: &str) -> RuntimeError {
+        RuntimeError::from_message(action, "a", message.to_owned())
     }
 
     #[test]
     fn the_runtimes_words_are_sorted() {
-        let missing = "runc create failed: unable to start container process: exec: \"nope\": executable file not found in $PATH";
+        let create = |message: &str| sorted("create", message);
+        let start = "runc create failed: unable to start container process: ";
+        let missing = format!("{start}exec: \"nope\": executable file not found in $PATH");
         assert!(matches!(
-            sorted(missing),
+            create(&missing),
             RuntimeError::CommandNotFound { .. }
         ));
-        assert_eq!(sorted(missing).to_string(), missing);
-        let directory = "runc create failed: unable to start container process: exec: \"/etc\": permission denied";
+        assert_eq!(create(&missing).to_string(), missing);
+        let folder = format!("{start}exec: \"/etc\": permission denied");
         assert!(matches!(
-            sorted(directory),
+            create(&folder),
             RuntimeError::CommandNotFound { .. }
         ));
-        let mount = "runc create failed: error mounting \"/x\": no such file or directory";
-        assert!(matches!(sorted(mount), RuntimeError::Failed { .. }));
+        for other in [
+            "error mounting \"/x\": no such file or directory",
+            "container does not exist",
+        ] {
+            let message = format!("{start}{other}");
+            assert!(
+                matches!(create(&message), RuntimeError::Failed { .. }),
+                "{message}"
+            );
+        }
+        let kill = |message: &str| sorted("kill", message);
         assert!(matches!(
-            sorted("container does not exist"),
+            kill("container does not exist"),
             RuntimeError::NoSuchContainer { .. }
         ));
+        let crun = "error opening file `/run/crun/a/status`: No such file or directory";
+        assert!(matches!(kill(crun), RuntimeError::NoSuchContainer { .. }));
         assert!(matches!(
-            sorted("container not running"),
+            kill("container not running"),
             RuntimeError::NotRunning { .. }
         ));
-        assert_eq!(sorted("odd").to_string(), "create container `a`: odd");
+        assert_eq!(kill("odd").to_string(), "kill container `a`: odd");
     }
 }

@@ -6,9 +6,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::fs::{read_capped, write_atomic};
+use crate::host::fs::read_capped;
 use crate::host::inotify::{Change, FolderWatch};
 use crate::ocid::monitor::protocol::ExitRecord;
+use crate::ocid::monitor::record;
 
 /// Records are far smaller.
 const RECORD_MAX: u64 = 64 * 1024;
@@ -85,13 +86,12 @@ pub fn read_record(exits_dir: &Path, id: &str) -> io::Result<Option<ExitRecord>>
 
 /// Removes the record of one container; none is no error.
 pub fn remove_record(exits_dir: &Path, id: &str) -> io::Result<()> {
-    super::create::remove(&ExitRecord::path(exits_dir, id))
+    record::remove(&ExitRecord::path(exits_dir, id))
 }
 
 /// Writes a record in a monitor's stead.
-pub(super) fn write_record(exits_dir: &Path, record: &ExitRecord) -> io::Result<()> {
-    let path = ExitRecord::path(exits_dir, &record.id);
-    write_atomic(&path, &serde_json::to_vec(record)?, 0o600)
+pub(super) fn write_record(exits_dir: &Path, exit: &ExitRecord) -> io::Result<()> {
+    record::write(&ExitRecord::path(exits_dir, &exit.id), exit)
 }
 
 fn read(path: &Path) -> io::Result<ExitRecord> {

@@ -62,18 +62,17 @@ pub enum StorageError {
 impl StorageError {
     /// The command or act that helps, where there is one.
     pub fn hint(&self) -> Option<String> {
-        let (path, source) = match self {
-            Self::Io { path, source, .. } => (path.as_path(), source),
-            Self::Layer(LayerError::Apply { source, .. }) => (Path::new("/var/lib/ocid"), source),
+        let source = match self {
+            Self::Io { source, .. } | Self::Layer(LayerError::Apply { source, .. }) => source,
             Self::MissingLayer(_) => return Some("pull the image again".to_owned()),
             Self::Mount { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
                 return Some("load the overlay module: `modprobe overlay`".to_owned());
             }
             _ => return None,
         };
-        (source.kind() == io::ErrorKind::StorageFull
-            || source.kind() == io::ErrorKind::QuotaExceeded)
-            .then(|| format!("free some space: `df -h {}`", path.display()))
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(source.kind(), StorageFull | QuotaExceeded)
+            .then(|| "free some space where ocid keeps its images: `df -h`".to_owned())
     }
 }
 

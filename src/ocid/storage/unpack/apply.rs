@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -21,9 +20,9 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, ftruncate, linkat, symlinkat};
 
+use super::attributes::{set_xattrs, set_xattrs_of_node, umask};
 use super::tree::{DEEPEST, Present, Tree, is, present};
 use super::{LayerError, Limits, Plain};
-use crate::host::fs::fd_path;
 use crate::ocid::storage::tar::{Header, Kind, Mtime, Reader, TarError};
 
 /// Whiteout files' prefix, and the marker of an opaque folder (OCI image spec, layer.md, "Whiteouts").
@@ -292,16 +291,8 @@ impl Writer {
                 .map_err(failed("set the mode of", path))?;
         }
         if !header.xattrs.is_empty() {
-            // Neither links nor devices can be opened for this; the path through the folder's
-            // descriptor has one component, which is not followed.
-            let place = fd_path(folder).join(std::ffi::OsStr::from_bytes(name));
-            for (attribute, value) in wanted(&header.xattrs) {
-                tolerate(
-                    attribute,
-                    xattr::set(&place, std::ffi::OsStr::from_bytes(attribute), value),
-                )
+            set_xattrs_of_node(folder, name, &header.xattrs)
                 .map_err(failed("set an attribute of", path))?;
-            }
         }
         let time = timespec(header.mtime);
         utimensat(folder, name, &time, &time, UtimensatFlags::NoFollowSymlink)
@@ -453,51 +444,4 @@ fn ids(header: &Header) -> (Uid, Gid) {
 
 fn timespec(time: Mtime) -> TimeSpec {
     TimeSpec::new(time.seconds, i64::from(time.nanoseconds))
-}
-
-/// The attributes that an image may bring: `trusted.` and overlayfs' own steer the kernel, labels
-/// and measurements belong to the host.
-fn wanted(xattrs: &[(Vec<u8>, Vec<u8>)]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let refused: [&[u8]; 5] = [
-        b"trusted.",
-        b"user.overlay.",
-        b"security.selinux",
-        b"security.ima",
-        b"security.evm",
-    ];
-    xattrs
-        .iter()
-        .map(|(name, value)| (name.as_slice(), value.as_slice()))
-        .filter(move |(name, _)| !refused.iter().any(|r| name.starts_with(r)))
-}
-
-fn set_xattrs(file: impl AsFd, xattrs: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
-    for (name, value) in wanted(xattrs) {
-        let set = xattr::set_deref(fd_path(&file), std::ffi::OsStr::from_bytes(name), value);
-        tolerate(name, set)?;
-    }
-    Ok(())
-}
-
-/// File capabilities must be kept; of the rest a file system may know less than the image's.
-fn tolerate(name: &[u8], set: io::Result<()>) -> io::Result<()> {
-    match set {
-        Err(e) if name != b"security.capability" && is(&e, Errno::EOPNOTSUPP) => {
-            let name = String::from_utf8_lossy(name);
-            tracing::debug!(%name, "the file system does not keep this attribute");
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-/// This process' umask, read without changing it: umask(2) could only swap it, for every thread.
-fn umask() -> u32 {
-    let read = || -> Option<u32> {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let value = status.lines().find_map(|l| l.strip_prefix("Umask:"))?;
-        u32::from_str_radix(value.trim(), 8).ok()
-    };
-    // Unknown counts as the strictest: then every file's mode is set explicitly.
-    read().unwrap_or(0o777)
 }

@@ -5,6 +5,7 @@
 //! download instead of filling memory; buffers go round in a circle and die with the layer.
 
 mod apply;
+mod attributes;
 mod inflate;
 mod tree;
 
@@ -137,33 +138,29 @@ pub fn unpack(
         };
         let written = apply::run(root, &mut plain, limits);
         // With the queue's end gone, the two threads before it end as well.
-        let archive_ended = plain.ended;
         drop(plain);
         let hashed = hasher.join().unwrap_or(Err(LayerError::Abandoned));
         let inflated = inflater.join().unwrap_or(Err(LayerError::Abandoned));
-        // The first thread's error is the cause of those behind it, unless it only saw them go.
+        // The cause is what the foremost thread says, unless it only saw one behind it go.
         match (inflated, hashed, written) {
-            (Err(e), _, _) if !matches!(e, LayerError::Abandoned) => Err(e),
-            (_, Err(e), _) if !matches!(e, LayerError::Abandoned) => Err(e),
-            (_, _, Err(e))
-                if !(matches!(e, LayerError::Abandoned) || cut_short(&e, archive_ended)) =>
-            {
-                Err(e)
-            }
+            (Err(e), _, _) | (_, Err(e), _) | (_, _, Err(e)) if is_cause(&e) => Err(e),
             (Ok(archive), Ok(()), Ok(tally)) => Ok(Unpacked {
                 archive,
                 disk: tally.disk,
                 inodes: tally.inodes,
             }),
-            (_, _, Err(e)) if archive_ended => Err(e),
             _ => Err(LayerError::Abandoned),
         }
     })
 }
 
-/// An archive that ends early because the download did is not the archive's fault.
-fn cut_short(e: &LayerError, archive_ended: bool) -> bool {
-    !archive_ended && matches!(e, LayerError::Archive(e) if matches!(**e, TarError::Read(_)))
+/// Not just another thread's end: the archive itself can be read to wherever it goes.
+fn is_cause(e: &LayerError) -> bool {
+    match e {
+        LayerError::Abandoned => false,
+        LayerError::Archive(e) => !matches!(**e, TarError::Read(_)),
+        _ => true,
+    }
 }
 
 /// Passes buffers on while it hashes them. `None` in the queue is the archive's end.
