@@ -132,6 +132,15 @@ fn the_formats_parse() {
     }
 }
 
+#[test]
+fn the_daemon_honours_every_key_of_its_file() {
+    for file in ["ocid.conf", "ocid-cluster.conf"] {
+        let loaded = crio_setup::ocid::config::load(&golden().join(file), true).expect(file);
+        assert!(loaded.ignored.is_empty(), "{file}: {:?}", loaded.ignored);
+        assert_eq!(loaded.config.crio.runtime.default_runtime, "runc");
+    }
+}
+
 /// What `systemd-analyze verify` says of a unit; empty when it is content.
 fn verify(file: &str, unit: &str) -> String {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -18,7 +18,8 @@ pub fn exists(name: &str) -> bool {
 }
 
 /// Takes the bridge `name` down and removes it, with the addresses and routes it has. True when it was
-/// there. An interface of that name that is no bridge is an error and stays.
+/// there. An interface of that name that is no bridge is an error (`PermissionDenied`, as the kernel
+/// says it) and stays as it is.
 pub fn remove(name: &str) -> io::Result<bool> {
     // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -29,37 +30,35 @@ pub fn remove(name: &str) -> io::Result<bool> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
     let fd = socket.as_raw_fd();
-    let absent = |e: &Errno| matches!(e, Errno::ENODEV | Errno::ENXIO);
+    let delete = |request: &libc::ifreq| {
+        // SAFETY: an open socket; the argument is a terminated name, which the kernel only reads.
+        Errno::result(unsafe { libc::ioctl(fd, SIOCBRDELBR, request.ifr_name.as_ptr()) })
+    };
+    let deleted = match delete(&request) {
+        // It is a bridge, and up; whatever is no bridge was refused before that is looked at.
+        Err(Errno::EBUSY) => take_down(fd, &mut request).and_then(|()| delete(&request)),
+        other => other,
+    };
+    match deleted {
+        Ok(_) => Ok(true),
+        Err(Errno::ENXIO | Errno::ENODEV) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// netdevice(7)
+fn take_down(socket: RawFd, request: &mut libc::ifreq) -> nix::Result<()> {
     // SAFETY: an open socket, and an `ifreq` with a terminated name that outlives the call; the
     // kernel fills in `ifru_flags`.
-    match Errno::result(unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS, &mut request) }) {
-        Err(e) if absent(&e) => return Ok(false),
-        other => other?,
-    };
-    if !Path::new("/sys/class/net")
-        .join(name)
-        .join("bridge")
-        .exists()
-    {
-        let message = format!("the interface `{name}` is no bridge");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
+    Errno::result(unsafe { libc::ioctl(socket, libc::SIOCGIFFLAGS, &mut *request) })?;
     // SAFETY: the call before has written the field that is read, and only that one.
     unsafe { request.ifr_ifru.ifru_flags &= !(libc::IFF_UP as libc::c_short) };
     // SAFETY: as for the first call; the kernel only reads.
-    Errno::result(unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &request) })?;
-    // SAFETY: the argument is a terminated name, which the kernel only reads.
-    match Errno::result(unsafe { libc::ioctl(fd, SIOCBRDELBR, request.ifr_name.as_ptr()) }) {
-        Err(e) if absent(&e) => Ok(false),
-        other => other.map(|_| true).map_err(Into::into),
-    }
+    Errno::result(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &*request) })?;
+    Ok(())
 }
 
 /// Removes the bridge `name` unless interfaces are attached to it. True when it was removed; false
@@ -137,6 +136,8 @@ mod tests {
             assert!(!remove("br-sample").unwrap());
             assert!(remove("veth-sample").is_err());
             assert!(exists("veth-sample"));
+            ip(&["link", "add", "br-down", "type", "bridge"]);
+            assert!(remove("br-down").unwrap());
         });
         assert!(remove("").is_err());
         assert!(remove("a-name-that-is-too-long").is_err());

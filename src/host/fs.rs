@@ -17,6 +17,21 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 /// temporary file beside it, fsync, rename, fsync of the folder. `mode` holds whatever the umask is.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = parent(path)?;
+    let temp = temp_beside(folder, bytes, mode)?;
+    temp.as_file().sync_all()?;
+    temp.persist(path).map_err(|e| e.error)?;
+    sync_dir(folder)
+}
+
+/// As [`write_atomic`] without the fsyncs: whole after a crash of ours, not after a power cut. For
+/// what a reboot makes void anyway.
+pub fn write_replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temp = temp_beside(parent(path)?, bytes, mode)?;
+    temp.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}
+
+fn temp_beside(folder: &Path, bytes: &[u8], mode: u32) -> io::Result<tempfile::NamedTempFile> {
     let mut temp = tempfile::Builder::new()
         .prefix(".tmp-")
         .permissions(fs::Permissions::from_mode(0o600))
@@ -24,9 +39,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     temp.write_all(bytes)?;
     temp.as_file()
         .set_permissions(fs::Permissions::from_mode(mode))?;
-    temp.as_file().sync_all()?;
-    temp.persist(path).map_err(|e| e.error)?;
-    sync_dir(folder)
+    Ok(temp)
 }
 
 /// Makes the names in a folder durable.

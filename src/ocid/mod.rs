@@ -1,6 +1,9 @@
 //! `ocid`, the CRI daemon: Kubernetes CRI v1 over a unix socket, through runc and CNI plugins.
 
+pub mod config;
 pub mod container;
+pub mod daemon;
+pub mod error;
 pub mod field;
 pub mod image;
 pub mod monitor;
@@ -9,5 +12,6 @@ pub mod pause;
 pub mod rpc;
 pub mod runtime;
 pub mod sandbox;
+pub mod server;
 pub mod state;
 pub mod storage;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::choice::{Choice, From};
 use super::facts::{Facts, NETWORKS};
 use super::receipt::Receipt;
-use super::settings::{Component, Profile, Settings};
+use super::settings::{Component, Profile, Settings, Source};
 use super::step::{
     ArtifactStep, Byproduct, Content, Directory, FileStep, Kind, Links, Module, OwnBinary, Package,
     ProgramAt, ServiceStep, Step, SymlinkStep, Sysctl, UnpackStep,
@@ -76,7 +76,7 @@ impl Plan {
             .collect();
         for choice in &choices {
             if matches!(choice.from, From::Distro { .. })
-                && settings.source == super::settings::Source::Auto
+                && settings.source == Source::Auto
                 && choice.why != "as before"
             {
                 notes.push(format!(
@@ -106,6 +106,11 @@ impl Planner<'_> {
             .iter()
             .find(|c| c.component == component)
             .map(|c| &c.from)
+    }
+
+    /// `auto` keeps what is installed and fit, an earlier release of ours included.
+    fn keeps(&self) -> bool {
+        self.settings.source == Source::Auto
     }
 
     fn push(&mut self, component: Component, name: impl std::fmt::Display, kind: Kind) {
@@ -180,6 +185,7 @@ impl Planner<'_> {
         let mut names: Vec<String> = self
             .choices
             .iter()
+            .filter(|choice| choice.component != Component::Docker || !self.foreign_docker())
             .filter_map(|choice| match choice.from {
                 From::Distro { package } => Some(package.to_owned()),
                 _ => None,
@@ -241,6 +247,7 @@ impl Planner<'_> {
             let kind = Kind::Artifact(ArtifactStep {
                 artifact: *artifact,
                 path: self.settings.bin("runc"),
+                keep: self.keeps(),
             });
             self.push(Component::Runc, "program", kind);
         }
@@ -276,6 +283,7 @@ impl Planner<'_> {
                 let kind = Kind::Unpack(UnpackStep {
                     artifact: *artifact,
                     folder: PLUGINS.into(),
+                    keep: self.keeps(),
                 });
                 self.push(component, "programs", kind);
             }
@@ -385,6 +393,7 @@ impl Planner<'_> {
             let kind = Kind::Unpack(UnpackStep {
                 artifact: *artifact,
                 folder: folder.clone(),
+                keep: self.keeps(),
             });
             self.push(component, "programs", kind);
             let link = self.settings.bin("docker");

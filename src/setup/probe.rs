@@ -52,7 +52,7 @@ impl Probes {
         &mut self,
         root: &Path,
         path: &Path,
-        ask: impl FnOnce(Command) -> Command,
+        ask: impl Fn(Command) -> Command,
     ) -> Option<String> {
         let stamp = Stamp::follow(&under(root, path)).ok().flatten()?;
         if let Some(known) = self.answers.get(path)
@@ -60,13 +60,19 @@ impl Probes {
         {
             return Some(known.answer.clone());
         }
-        let command = if root == Path::new("/") {
-            Command::new(path)
+        let live = root == Path::new("/");
+        let inside = Command::new("chroot").arg(root).arg(path);
+        // A static program runs without the tree around it, be there a shell and a libc or not.
+        let bare = Command::new(under(root, path));
+        let ways = if live {
+            vec![Command::new(path)]
         } else {
-            Command::new("chroot").arg(root).arg(path)
+            vec![inside, bare]
         };
         // A program that does not run, or fails at this, is not fit: that is the answer.
-        let output = ask(command.limit(Duration::from_secs(20))).run().ok()?;
+        let output = ways
+            .into_iter()
+            .find_map(|command| ask(command.limit(Duration::from_secs(20))).run().ok())?;
         let answer = output.text();
         self.answers.insert(
             path.to_owned(),

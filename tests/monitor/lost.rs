@@ -1,10 +1,12 @@
 //! What happens when the daemon, or a monitor, is gone at the wrong moment.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crio_setup::host::process::ProcessId;
 use crio_setup::ocid::runtime::{Adopted, RuntimeError};
+use nix::mount::{MntFlags, MsFlags};
 use nix::sys::signal::Signal;
 
 use crate::world::World;
@@ -155,6 +157,61 @@ async fn a_lost_monitor_is_noticed_and_its_container_buried() {
         .unwrap();
     assert_eq!(again, buried);
     world.runtime.delete(&world.id, true).await.unwrap();
+}
+
+/// A file system with room for one file.
+struct Tiny(PathBuf);
+
+impl Tiny {
+    fn mount(at: &Path) -> Self {
+        let data = Some("size=64k,nr_inodes=2");
+        let (tmpfs, flags) = (Some("tmpfs"), MsFlags::empty());
+        nix::mount::mount(tmpfs, at, tmpfs, flags, data).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn an_exit_without_room_for_its_record_is_kept_and_told() {
+    let world = World::new("exit 6");
+    let exits = &world.request.exits_dir;
+    let _tiny = Tiny::mount(exits);
+    let created = world.create().await.unwrap();
+    fs::write(exits.join("x"), "").unwrap();
+    world.runtime.start(&world.id).await.unwrap();
+    let found = world.runtime.adopt(&world.id, world.bundle(), exits);
+    let init = created.init;
+    while init.is_running() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let Adopted::Exited(told) = found.await.unwrap() else {
+        panic!("the monitor did not tell");
+    };
+    assert_eq!(told.exit_code, 6);
+    assert!(created.monitor.is_running());
+    fs::remove_file(exits.join("x")).unwrap();
+    assert_eq!(world.exit().await, told);
+    world.runtime.monitor_ended(&created.monitor).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_log_does_not_stop_the_container() {
+    let mut world =
+        World::new("i=0; while [ $i -lt 4000 ]; do echo line $i; i=$((i+1)); done; exit 5");
+    let logs = world.dir().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let _tiny = Tiny::mount(&logs);
+    world.request.log_path = Some(logs.join("0.log"));
+    assert_eq!(world.run().await.exit_code, 5);
+    let log = world.log();
+    assert!(log.len() > 30_000 && log.ends_with('\n'), "{}", log.len());
+    assert!(log.lines().all(|l| l.contains(" stdout F line ")));
 }
 
 #[tokio::test]

@@ -1,19 +1,32 @@
-//! Containers: what the CRI asks for, turned into an OCI runtime specification.
+//! Containers: what the CRI asks for, turned into an OCI runtime specification, and the way from
+//! CreateContainer to removal.
 
 pub mod capabilities;
 pub mod config;
 mod confinement;
+pub mod create;
 mod defaults;
 mod devices;
 pub mod error;
+pub mod exec;
+pub mod exit;
 pub mod facts;
 mod mounts;
 mod namespaces;
 mod process;
 mod propagation;
+pub mod remove;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
 pub mod signal;
 pub mod spec;
+pub mod start;
+pub mod stop;
 pub mod user;
+
+use super::state::live::Live;
+use super::state::record::ContainerRecord;
+
+/// A container that lives.
+pub type Container = Live<ContainerRecord>;

@@ -23,8 +23,8 @@ pub enum ClientError {
     Connect { bundle: PathBuf, source: io::Error },
     #[error("talk to the monitor in `{bundle}`")]
     Talk { bundle: PathBuf, source: io::Error },
-    #[error("the monitor in `{bundle}` did not answer within {LIMIT:?}")]
-    Silent { bundle: PathBuf },
+    #[error("the monitor in `{bundle}` did not answer within {limit:?}")]
+    Silent { bundle: PathBuf, limit: Duration },
     #[error("the monitor in `{bundle}` refused: {message}")]
     Refused { bundle: PathBuf, message: String },
 }
@@ -41,6 +41,12 @@ pub struct Client {
 
 /// Connects to the monitor that listens in this bundle and agrees on a version.
 pub async fn connect(bundle: &Path) -> Result<Client, ClientError> {
+    connect_within(bundle, LIMIT).await
+}
+
+/// As [`connect`], for a monitor that may be in the middle of creating its container: until that is done it
+/// answers nobody.
+pub async fn connect_within(bundle: &Path, limit: Duration) -> Result<Client, ClientError> {
     let failed = |source| ClientError::Connect {
         bundle: bundle.to_owned(),
         source,
@@ -59,7 +65,7 @@ pub async fn connect(bundle: &Path) -> Result<Client, ClientError> {
         version: VERSION,
     };
     match client
-        .ask(&Request::Hello { version: VERSION }, LIMIT)
+        .ask(&Request::Hello { version: VERSION }, limit)
         .await?
     {
         Answer::Hello { version } => client.version = version,
@@ -106,6 +112,7 @@ impl Client {
             }),
             Err(_) => Err(ClientError::Silent {
                 bundle: self.bundle.clone(),
+                limit,
             }),
         }
     }

@@ -13,6 +13,7 @@ pub mod protocol;
 mod call;
 mod container;
 mod control;
+mod create;
 mod exec;
 mod journal;
 mod log;

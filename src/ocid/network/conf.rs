@@ -195,7 +195,7 @@ impl NetworkConf {
         &self,
         index: usize,
         previous: Option<&Value>,
-        pod: &PodNetwork,
+        pod: Option<&PodNetwork>,
     ) -> Vec<u8> {
         let Some(plugin) = self.plugins.get(index) else {
             return Vec::new();
@@ -207,7 +207,7 @@ impl NetworkConf {
             object.insert("prevResult".to_owned(), previous.clone());
         }
         if let Some(Value::Object(asked)) = object.remove("capabilities") {
-            let mut given = pod.capabilities();
+            let mut given = pod.map(PodNetwork::capabilities).unwrap_or_default();
             given.retain(|name, _| asked.get(name) == Some(&Value::Bool(true)));
             if !given.is_empty() {
                 object.insert("runtimeConfig".to_owned(), Value::Object(given));
@@ -298,7 +298,7 @@ mod tests {
         );
         let mut pod = PodNetwork::default();
         let input = |index, previous: Option<&Value>, pod: &PodNetwork| -> Value {
-            serde_json::from_slice(&conf.plugin_input(index, previous, pod)).unwrap()
+            serde_json::from_slice(&conf.plugin_input(index, previous, Some(pod))).unwrap()
         };
         assert_eq!(
             input(0, None, &pod),

@@ -7,10 +7,10 @@
 //! Plugins run in the caller's own network namespace: nothing here moves to another thread.
 
 mod bandwidth;
+mod chain;
 mod conf;
 mod error;
 mod folder;
-mod plugin;
 mod pod;
 mod result;
 mod stray;
@@ -25,18 +25,16 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::host::namespace;
+use chain::{Chain, Subject};
 use conf::NetworkConf;
-use plugin::{Call, Verb};
 
 pub use error::NetworkError;
 pub use pod::PodNetwork;
 
 /// The pod's interface, as everywhere in Kubernetes.
 pub const INTERFACE: &str = "eth0";
-/// For one run of one plugin.
+/// For one run of one plugin, and for one that a dead daemon left behind.
 const LIMIT: Duration = Duration::from_secs(30);
-/// For a plugin that is asked how it is: kubelet asks every few seconds.
-const STATUS_LIMIT: Duration = Duration::from_secs(5);
 /// Chains of plugins at work at once. More would only wait for iptables' lock, in processes.
 const AT_ONCE: usize = 16;
 
@@ -83,7 +81,7 @@ impl Network {
             conf_dir: conf_dir.into(),
             plugin_dirs,
             default_network: None,
-            search_path: plugin::search_path(path.as_deref()),
+            search_path: chain::search_path(path.as_deref()),
             at_work: Semaphore::new(AT_ONCE),
         }
     }
@@ -99,7 +97,10 @@ impl Network {
     /// themselves ready)? Reads the folder anew.
     pub async fn status(&self) -> NetworkState {
         let state = match self.network(&self.conf_dir) {
-            Ok(conf) => self.plugins_ready(&conf).await,
+            Ok(conf) => match self.chain(&conf, None) {
+                Ok(chain) => chain.status().await,
+                Err(e) => Err(e),
+            },
             Err(e) => Err(e),
         };
         match state {
@@ -123,61 +124,27 @@ impl Network {
         pod.check()?;
         let args = pod.cni_args()?;
         let conf = self.network(pod.conf.as_deref().unwrap_or(&self.conf_dir))?;
-        let plugins = self.find_all(&conf)?;
+        let subject = Subject {
+            pod,
+            args: &args,
+            netns: Some(&pod.netns),
+        };
+        let chain = self.chain(&conf, Some(subject))?;
         let _permit = self.at_work.acquire().await.ok();
-        let mut call = Call {
-            verb: Verb::Add,
-            pod: Some((pod, &args, Some(&pod.netns))),
-            search_path: &self.search_path,
-            plugin_dirs: &self.plugin_dirs,
-            limit: LIMIT,
-        };
-        let mut previous = None;
-        let mut failed = None;
-        let mut reached = 0;
-        for (index, program) in plugins.iter().enumerate() {
-            reached = index + 1;
-            let input = conf.plugin_input(index, previous.as_ref(), pod);
-            let added = plugin::run(&call, &conf, index, program, &input).await;
-            match added.and_then(|out| plugin::parse_result(&conf, index, &out)) {
-                Ok(result) => previous = Some(result),
-                Err(e) => {
-                    failed = Some(e);
-                    break;
-                }
-            }
-        }
-        let result = previous.clone().unwrap_or_default();
-        let error = match (failed, result::addresses(&result, INTERFACE)) {
-            (None, Ok(ips)) => {
-                return Ok(Attachment {
-                    network: conf.name.clone(),
-                    config: conf.to_json(),
-                    result,
-                    ips,
-                });
-            }
-            (None, Err(problem)) => NetworkError::NoResult {
-                plugin: conf.plugin_type(reached.saturating_sub(1)).to_owned(),
-                network: conf.name.clone(),
-                verb: Verb::Add.as_str(),
-                problem,
-            },
-            (Some(e), _) => e,
-        };
-        call.verb = Verb::Del;
-        // The one that failed may have left something, too.
-        let reached = plugins.get(..reached).unwrap_or(&plugins);
-        match delete_half(&call, &conf, reached, previous.as_ref(), pod).await {
-            Ok(()) => Err(error),
-            Err(undo) => Err(error.then(undo)),
-        }
+        let (result, ips) = chain.add().await?;
+        Ok(Attachment {
+            network: conf.name.clone(),
+            config: conf.to_json(),
+            result,
+            ips,
+        })
     }
 
     /// Detaches a pod: DEL through the whole chain, last plugin first, going on after a failure.
     /// With an attachment its cached configuration and result are used, whatever the folder holds
     /// now. Without one (the daemon died during ADD) the folder's network is taken, and when it has
-    /// none there is nothing to do; a plugin that outlived that daemon is waited for. Idempotent; a namespace that is gone is no error.
+    /// none there is nothing to do; a plugin that outlived that daemon is waited for. Idempotent; a
+    /// namespace that is gone is no error.
     pub async fn del(
         &self,
         pod: &PodNetwork,
@@ -201,19 +168,17 @@ impl Network {
                 }
             },
         };
-        let plugins = self.find_all(&conf)?;
         let pinned = namespace::is_pinned(&pod.netns).map_err(NetworkError::Namespace)?;
-        let _permit = self.at_work.acquire().await.ok();
-        let call = Call {
-            verb: Verb::Del,
-            pod: Some((pod, &args, pinned.then_some(pod.netns.as_path()))),
-            search_path: &self.search_path,
-            plugin_dirs: &self.plugin_dirs,
-            limit: LIMIT,
+        let subject = Subject {
+            pod,
+            args: &args,
+            netns: pinned.then_some(pod.netns.as_path()),
         };
+        let chain = self.chain(&conf, Some(subject))?;
+        let _permit = self.at_work.acquire().await.ok();
         match attachment {
-            Some(a) => delete(&call, &conf, &plugins, Some(&a.result), pod).await,
-            None => delete_half(&call, &conf, &plugins, None, pod).await,
+            Some(attachment) => chain.del(&attachment.result).await,
+            None => chain.del_half_made().await,
         }
     }
 
@@ -224,7 +189,11 @@ impl Network {
         folder::choose(dir, &self.plugin_dirs, wanted).map_err(NetworkError::NotReady)
     }
 
-    fn find_all(&self, conf: &NetworkConf) -> Result<Vec<PathBuf>, NetworkError> {
+    fn chain<'a>(
+        &'a self,
+        conf: &'a NetworkConf,
+        pod: Option<Subject<'a>>,
+    ) -> Result<Chain<'a>, NetworkError> {
         let find = |kind: &str| {
             folder::find_plugin(&self.plugin_dirs, kind).ok_or_else(|| NetworkError::NoPlugin {
                 plugin: kind.to_owned(),
@@ -232,26 +201,13 @@ impl Network {
                 dirs: self.plugin_dirs.clone(),
             })
         };
-        conf.plugin_types().map(find).collect()
-    }
-
-    /// STATUS, which came with CNI 1.1.0.
-    async fn plugins_ready(&self, conf: &NetworkConf) -> Result<(), NetworkError> {
-        if !conf.version.has_status() {
-            return Ok(());
-        }
-        let call = Call {
-            verb: Verb::Status,
-            pod: None,
-            search_path: &self.search_path,
+        Ok(Chain {
+            conf,
+            pod,
+            programs: conf.plugin_types().map(find).collect::<Result<_, _>>()?,
             plugin_dirs: &self.plugin_dirs,
-            limit: STATUS_LIMIT,
-        };
-        for (index, program) in self.find_all(conf)?.iter().enumerate() {
-            let input = conf.plugin_input(index, None, &PodNetwork::default());
-            plugin::run(&call, conf, index, program, &input).await?;
-        }
-        Ok(())
+            search_path: &self.search_path,
+        })
     }
 }
 
@@ -266,47 +222,6 @@ impl Attachment {
             Ok(conf::Loaded::Loopback) => Err(problem("is of a loopback".to_owned())),
             Err(e) => Err(problem(e)),
         }
-    }
-}
-
-/// DEL for the first `plugins.len()` plugins of the chain, in reverse.
-async fn delete(
-    call: &Call<'_>,
-    conf: &NetworkConf,
-    plugins: &[PathBuf],
-    result: Option<&Value>,
-    pod: &PodNetwork,
-) -> Result<(), NetworkError> {
-    let result = result.filter(|_| conf.version.del_has_result());
-    let mut failed: Option<NetworkError> = None;
-    for (index, program) in plugins.iter().enumerate().rev() {
-        let input = conf.plugin_input(index, result, pod);
-        if let Err(e) = plugin::run(call, conf, index, program, &input).await {
-            failed = Some(match failed {
-                None => e,
-                Some(first) => first.then(e),
-            });
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-/// As [`delete`], after an ADD that did not come to its end, and twice if need be: the bridge plugin
-/// (1.1.1) removes interface and lease and then fails on a masquerade rule that was never made; asked
-/// again it finds everything gone.
-async fn delete_half(
-    call: &Call<'_>,
-    conf: &NetworkConf,
-    plugins: &[PathBuf],
-    result: Option<&Value>,
-    pod: &PodNetwork,
-) -> Result<(), NetworkError> {
-    match delete(call, conf, plugins, result, pod).await {
-        Err(e) => {
-            tracing::debug!(sandbox = pod.sandbox_id, error = %e, "delete once more");
-            delete(call, conf, plugins, result, pod).await
-        }
-        done => done,
     }
 }
 

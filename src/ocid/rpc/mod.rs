@@ -1,1 +1,64 @@
 //! The edge: one file per RPC, protobuf in, domain inside, protobuf out.
+
+pub mod convert;
+pub mod image;
+pub mod runtime;
+pub mod status;
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use super::daemon::Daemon;
+
+/// Both services of the CRI on one daemon.
+#[derive(Clone)]
+pub struct Service(pub Arc<Daemon>);
+
+/// A stream of answers.
+type Answers<T> = futures_util::stream::BoxStream<'static, Result<T, Status>>;
+
+/// Implements a service: each RPC by the function of its file, the rest refused by name.
+macro_rules! serve {
+    (
+        impl $service:ident {
+            $($rpc:ident($request:ident) -> $response:ident = $serve:path;)*
+            @unimplemented
+            $($other:ident($other_request:ident) -> $other_response:ident;)*
+            @unimplemented stream
+            $($stream:ident($stream_request:ident) -> $stream_type:ident<$stream_response:ident>;)*
+        }
+    ) => {
+        #[tonic::async_trait]
+        impl $service for $crate::ocid::rpc::Service {
+            $(
+                async fn $rpc(
+                    &self,
+                    request: tonic::Request<v1::$request>,
+                ) -> Result<tonic::Response<v1::$response>, tonic::Status> {
+                    let answer = $serve(&self.0, request.into_inner()).await;
+                    $crate::ocid::rpc::status::answer(stringify!($rpc), answer)
+                }
+            )*
+            $(
+                async fn $other(
+                    &self,
+                    _: tonic::Request<v1::$other_request>,
+                ) -> Result<tonic::Response<v1::$other_response>, tonic::Status> {
+                    Err($crate::ocid::rpc::status::unimplemented(stringify!($other)))
+                }
+            )*
+            $(
+                type $stream_type = $crate::ocid::rpc::Answers<v1::$stream_response>;
+
+                async fn $stream(
+                    &self,
+                    _: tonic::Request<v1::$stream_request>,
+                ) -> Result<tonic::Response<Self::$stream_type>, tonic::Status> {
+                    Err($crate::ocid::rpc::status::unimplemented(stringify!($stream)))
+                }
+            )*
+        }
+    };
+}
+use serve;

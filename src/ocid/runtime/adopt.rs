@@ -14,8 +14,10 @@ use crate::host::process::ProcessId;
 use crate::ocid::monitor::client;
 use crate::ocid::monitor::protocol::VERSION;
 
-/// How long a monitor that has seen its container's end may take to record it.
-const RECORD_LIMIT: Duration = Duration::from_secs(30);
+/// How long a monitor that has seen its container's end may take to record it before it is asked.
+const RECORD_LIMIT: Duration = Duration::from_secs(3);
+/// How long it may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -60,13 +62,16 @@ impl Runtime {
         if record.init.is_none() && record.monitor.is_running() {
             // In the middle of it. The answer comes when the container has been created; otherwise the
             // connection breaks, and the record is gone with the attempt.
-            if let Ok(mut client) = client::connect(bundle).await {
-                match client.status(self.create_limit).await {
+            let limit = self.create_limit;
+            if let Ok(mut client) = client::connect_within(bundle, limit).await {
+                match client.status(limit).await {
                     Ok((new, _)) => record = new,
                     Err(e) => tracing::debug!(id, error = %e, "a monitor gave up creating"),
                 }
             }
             if record.init.is_none() {
+                // Whoever clears up after it must not meet it at the same work.
+                wait(&record.monitor, ANSWER_LIMIT).await?;
                 match read()? {
                     Some(new) => record = new,
                     None => return Ok(Adopted::Absent),
@@ -91,7 +96,7 @@ impl Runtime {
         if !init.is_running() && !wait(&record.monitor, RECORD_LIMIT).await? {
             // It has trouble writing the record, but it knows what would stand in it.
             if let Ok(mut client) = client::connect(bundle).await
-                && let (_, Some(exit)) = client.status(RECORD_LIMIT).await?
+                && let (_, Some(exit)) = client.status(ANSWER_LIMIT).await?
             {
                 return Ok(Adopted::Exited(exit));
             }

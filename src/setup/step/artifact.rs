@@ -15,6 +15,8 @@ const MODE: u32 = 0o755;
 pub struct ArtifactStep {
     pub artifact: Artifact,
     pub path: PathBuf,
+    /// Another version that we installed earlier is good enough.
+    pub keep: bool,
 }
 
 impl Action for ArtifactStep {
@@ -37,7 +39,7 @@ impl Action for ArtifactStep {
         let untouched = matches!(
             known,
             Some((Wrote::File { sha256, stamp: Some(stamp), .. }, _))
-                if *sha256 == self.artifact.sha256 && *stamp == Stamp::of(meta)
+                if (self.keep || *sha256 == self.artifact.sha256) && *stamp == Stamp::of(meta)
         );
         let same = untouched
             || Sha256Sum::of_file(&context.real(&self.path))

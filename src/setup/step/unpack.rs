@@ -18,6 +18,8 @@ use super::{Action, Context, Observation, StepError};
 pub struct UnpackStep {
     pub artifact: Artifact,
     pub folder: PathBuf,
+    /// Another version that we installed earlier is good enough.
+    pub keep: bool,
 }
 
 impl UnpackStep {
@@ -27,10 +29,20 @@ impl UnpackStep {
         }
     }
 
-    /// Are all files that we have of this archive as we left them, and those that we need among
+    /// The archive whose files are to be there.
+    fn expected(&self, context: &Context<'_>) -> Origin {
+        let member = self.artifact.members.first();
+        let recorded = member.and_then(|m| context.receipt.wrote(&self.folder.join(m)));
+        match recorded {
+            Some((_, Some(origin @ Origin::Archive { .. }))) if self.keep => origin.clone(),
+            _ => self.origin(),
+        }
+    }
+
+    /// Are all files that we have of the archive as we left them, and those that we need among
     /// them?
     fn is_whole(&self, context: &Context<'_>) -> Result<bool, StepError> {
-        let origin = self.origin();
+        let origin = self.expected(context);
         let mut files = Vec::new();
         for record in &context.receipt.records {
             let Undo::Path {

@@ -1,0 +1,102 @@
+//! The command line of the daemon.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::output;
+use crate::ocid::server::{self, Options, ServerError};
+
+/// The CRI daemon: serves Kubernetes CRI v1 on a unix socket, through runc and CNI plugins.
+#[derive(Debug, Parser)]
+#[command(name = "ocid", version, max_term_width = 100)]
+struct Ocid {
+    /// The configuration file, in the format of crio.conf; its drop-ins stand in FILE.d.
+    /// [default: /etc/ocid/ocid.conf, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Log everything that helps to find a fault.
+    #[arg(long)]
+    debug: bool,
+    /// The socket to serve on, instead of `crio.api.listen`.
+    #[arg(long, value_name = "SOCKET")]
+    listen: Option<PathBuf>,
+    /// The folder for state that outlives a reboot, instead of `crio.root`.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// The folder for state that does not, instead of `crio.runroot`.
+    #[arg(long, value_name = "DIR")]
+    runroot: Option<PathBuf>,
+}
+
+/// Runs the daemon in the foreground until SIGTERM. Exit codes: 0, 1 it failed, 2 it was called wrongly.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let Ocid {
+        config,
+        debug,
+        listen,
+        root,
+        runroot,
+    } = match Ocid::try_parse_from(args) {
+        Ok(ocid) => ocid,
+        Err(error) => return super::usage(&error),
+    };
+    match serve(
+        &Options {
+            config,
+            listen,
+            root,
+            runroot,
+        },
+        debug,
+    ) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let hint = error.hint();
+            eprintln!(
+                "{}",
+                output::describe(output::Style::stderr(), &error, hint.as_deref())
+            );
+            ExitCode::from(if matches!(error, ServerError::Config(_)) {
+                2
+            } else {
+                1
+            })
+        }
+    }
+}
+
+fn serve(options: &Options, debug: bool) -> Result<(), ServerError> {
+    let loaded = server::settings(options)?;
+    let configured = loaded.config.level().unwrap_or(Level::INFO);
+    log_to_stderr(if debug { Level::DEBUG } else { configured });
+    for key in &loaded.ignored {
+        tracing::warn!("`{key}` has no effect here");
+    }
+    server::run(loaded.config)
+}
+
+/// One line per event; under systemd the journal adds the time. Libraries speak from `info` upwards:
+/// at `debug` every frame of HTTP/2 would drown ours.
+fn log_to_stderr(level: Level) {
+    let ours = Targets::new()
+        .with_default(level.min(Level::INFO))
+        .with_target("crio_setup", level);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(level >= Level::DEBUG);
+    let registry = tracing_subscriber::registry();
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        registry.with(lines.without_time().with_filter(ours)).init();
+    } else {
+        registry.with(lines.with_filter(ours)).init();
+    }
+}

@@ -1,0 +1,77 @@
+//! The end of a container: learnt from its monitor, recorded, cleaned up after.
+//!
+//! A monitor writes the exit record when the log is complete and then ends itself, so the end of the
+//! monitor process (a pidfd, readable once) is the one event to wait for, before and after a restart of
+//! the daemon; a monitor that ended without a record was killed.
+
+use std::sync::Arc;
+
+use super::Container;
+use super::remove::release;
+use crate::ocid::daemon::Daemon;
+use crate::ocid::error::{Error, Result};
+use crate::ocid::runtime::{Created, ExitRecord};
+use crate::ocid::state::record::{ContainerRecord, Phase};
+
+/// Waits, in a task of its own, for the monitor's end, and settles the container then.
+pub fn watch_monitor(daemon: &Arc<Daemon>, container: &Arc<Container>) {
+    let (daemon, container) = (Arc::clone(daemon), Arc::clone(container));
+    tokio::spawn(async move {
+        let record = container.now();
+        if let (Ok(runtime), Some(monitor)) =
+            (daemon.runtime(&record.runtime_handler), record.monitor)
+            && let Err(error) = runtime.monitor_ended(&monitor).await
+        {
+            tracing::error!(container = %record.id, %error, "the monitor cannot be watched");
+            return;
+        }
+        let tasks = daemon.tasks.clone();
+        tasks.spawn(async move {
+            if let Err(error) = settle(&daemon, &container).await {
+                tracing::error!(container = %container.now().id, %error, "an ended container is not cleaned up");
+            }
+        });
+    });
+}
+
+/// Records the end of a container whose monitor is gone, and gives back what it held.
+pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    let record = container.now();
+    if !matches!(record.phase, Phase::Stopped | Phase::Removing) {
+        let exit = last_words(daemon, &record).await?;
+        let now = container.change(|r| {
+            r.phase = Phase::Stopped;
+            r.exit_code = exit.exit_code;
+            r.finished_at = exit.finished_at;
+            r.oom_killed = exit.oom_killed;
+            if exit.monitor_lost {
+                r.message = "the container was killed: its monitor ended first".to_owned();
+            }
+        })?;
+        tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
+    }
+    let _gate = container.gate().await;
+    if container.now().released || daemon.containers.get(&record.id).is_none() {
+        return Ok(());
+    }
+    let released = release(daemon, container).await;
+    // Said even after an error: those who wait must not wait for ever, and removal tries again.
+    container.change(|r| r.released = true)?;
+    released
+}
+
+/// The monitor's record. Without one, what is left of the container is killed: nobody reads its output
+/// or would see its end.
+async fn last_words(daemon: &Daemon, record: &ContainerRecord) -> Result<ExitRecord> {
+    let exits = daemon.exits();
+    let (Some(init), Some(monitor)) = (record.init, record.monitor) else {
+        return Err(Arc::new(Error::Internal(format!(
+            "container `{}` was never created",
+            record.id
+        ))));
+    };
+    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let created = Created { init, monitor };
+    let exit = runtime.bury(&record.id, &created, &exits).await;
+    exit.map_err(|e| Arc::new(e.into()))
+}

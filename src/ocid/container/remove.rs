@@ -1,0 +1,104 @@
+//! RemoveContainer, and everything that a container can have, undone.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Container;
+use super::stop::kill;
+use crate::ocid::daemon::{Daemon, blocking};
+use crate::ocid::error::{Error, Result};
+use crate::ocid::runtime::{Adopted, Runtime};
+use crate::ocid::sandbox::teardown::{end, remove as remove_folder};
+use crate::ocid::state::record::Phase;
+
+/// Removes a container, killed first if it runs. Succeeds on an id that nobody knows.
+pub async fn remove(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
+    let Some(container) = daemon.containers.get(id) else {
+        return Ok(());
+    };
+    let daemon = Arc::clone(daemon);
+    daemon
+        .clone()
+        .tracked(async move { remove_now(&daemon, &container).await })
+        .await
+}
+
+/// Also the way on for a removal that a restart found begun.
+pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    kill(daemon, container).await?;
+    let _gate = container.gate().await;
+    let id = container.now().id.clone();
+    if daemon.containers.get(&id).is_none() {
+        return Ok(());
+    }
+    container.change(|r| r.phase = Phase::Removing)?;
+    teardown(daemon, container).await?;
+    daemon.containers.remove(&id);
+    daemon.names.release(&id);
+    daemon.joined.forget(&id);
+    tracing::info!(container = %id, "container is removed");
+    Ok(())
+}
+
+/// Gives back what only a living container needs: the runtime's state and cgroup, the mount.
+pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    let record = container.now();
+    let runtime = daemon.runtime(&record.runtime_handler)?;
+    if record.init.is_none() {
+        end_unknown(daemon, runtime, &record.id).await?;
+    }
+    let deleted = runtime
+        .delete(&record.id, true)
+        .await
+        .map_err(|e| Arc::new(Error::from(e)));
+    let rootfs = daemon.bundle(&record.id).join("rootfs");
+    let unmounted = {
+        let daemon = Arc::clone(daemon);
+        blocking(move || Ok(daemon.images.unmount_container(&rootfs)?)).await
+    };
+    deleted.and(unmounted)
+}
+
+/// Ends a container that a crash in mid-creation left with a monitor but without a word in its record.
+async fn end_unknown(daemon: &Arc<Daemon>, runtime: &Runtime, id: &str) -> Result<()> {
+    let adopted = runtime
+        .adopt(id, &daemon.bundle(id), &daemon.exits())
+        .await
+        .map_err(Error::from)?;
+    match adopted {
+        Adopted::Created(it) | Adopted::Running(it) | Adopted::Abandoned(it) => {
+            blocking(move || end(it.init).and_then(|()| end(it.monitor))).await
+        }
+        Adopted::Absent | Adopted::Exited(_) => Ok(()),
+    }
+}
+
+/// [`release`], and the container's processes, files and folders too. Idempotent, whatever is missing.
+pub async fn teardown(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    let record = container.now();
+    let released = if record.released {
+        Ok(())
+    } else {
+        release(daemon, container).await
+    };
+    let removed = {
+        let daemon = Arc::clone(daemon);
+        blocking(move || {
+            let id = &record.id;
+            if let Some(monitor) = record.monitor {
+                end(monitor)?;
+            }
+            remove_folder(daemon.runroot(), &Path::new("containers").join(id))?;
+            remove_folder(
+                daemon.runroot(),
+                &Path::new("exits").join(format!("{id}.json")),
+            )?;
+            daemon.images.remove_container(id)?;
+            // The record goes last: while it stands, a restart goes on from here.
+            remove_folder(daemon.root(), &Path::new("containers").join(id))?;
+            Ok(())
+        })
+        .await
+    };
+    released.and(removed)
+}

@@ -1,0 +1,54 @@
+//! StartContainer.
+
+use std::sync::Arc;
+
+use super::Container;
+use crate::host::clock::now_ns;
+use crate::ocid::daemon::Daemon;
+use crate::ocid::error::{Error, Result};
+use crate::ocid::state::record::Phase;
+
+/// Starts what was created. A container that runs already, by an earlier call whose client went away,
+/// counts as started.
+pub async fn start(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
+    let container = daemon.containers.expect(id)?;
+    let daemon = Arc::clone(daemon);
+    daemon
+        .clone()
+        .tracked(async move { start_now(&daemon, &container).await })
+        .await
+}
+
+async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    let sandbox = daemon.sandboxes.expect(&container.now().sandbox_id)?;
+    let _share = sandbox.share().await;
+    let _gate = container.gate().await;
+    let record = container.now();
+    if record.phase != Phase::Created {
+        return Err(Arc::new(Error::State {
+            what: "container",
+            id: record.id.clone(),
+            state: record.phase_name().to_owned(),
+            wanted: "created",
+        }));
+    }
+    // Before the start: a container may be over before the runtime's process is.
+    container.change(|r| {
+        r.phase = Phase::Running;
+        r.started_at = now_ns();
+    })?;
+    let runtime = daemon.runtime(&record.runtime_handler)?;
+    if let Err(error) = runtime.start(&record.id).await {
+        let message = error.to_string();
+        container.change(|r| {
+            if r.phase == Phase::Running {
+                r.phase = Phase::Created;
+                r.started_at = 0;
+            }
+            r.message = message;
+        })?;
+        return Err(Arc::new(error.into()));
+    }
+    tracing::info!(container = %record.id, "container is started");
+    Ok(())
+}

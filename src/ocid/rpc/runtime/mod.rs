@@ -1,0 +1,85 @@
+//! `runtime.v1.RuntimeService`.
+
+mod container_status;
+mod create_container;
+mod exec_sync;
+mod list_containers;
+mod list_pod_sandbox;
+mod pod_sandbox_status;
+mod remove_container;
+mod remove_pod_sandbox;
+mod reopen_container_log;
+mod run_pod_sandbox;
+mod runtime_config;
+mod start_container;
+mod status;
+mod stop_container;
+mod stop_pod_sandbox;
+mod version;
+
+use super::serve;
+use crate::cri::v1;
+use crate::cri::v1::runtime_service_server::RuntimeService;
+
+serve! {
+    impl RuntimeService {
+        version(VersionRequest) -> VersionResponse = version::version;
+        status(StatusRequest) -> StatusResponse = status::status;
+        runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse = runtime_config::runtime_config;
+        run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse
+            = run_pod_sandbox::run_pod_sandbox;
+        stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse
+            = stop_pod_sandbox::stop_pod_sandbox;
+        remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse
+            = remove_pod_sandbox::remove_pod_sandbox;
+        pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse
+            = pod_sandbox_status::pod_sandbox_status;
+        list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse
+            = list_pod_sandbox::list_pod_sandbox;
+        create_container(CreateContainerRequest) -> CreateContainerResponse
+            = create_container::create_container;
+        start_container(StartContainerRequest) -> StartContainerResponse
+            = start_container::start_container;
+        stop_container(StopContainerRequest) -> StopContainerResponse = stop_container::stop_container;
+        remove_container(RemoveContainerRequest) -> RemoveContainerResponse
+            = remove_container::remove_container;
+        list_containers(ListContainersRequest) -> ListContainersResponse
+            = list_containers::list_containers;
+        container_status(ContainerStatusRequest) -> ContainerStatusResponse
+            = container_status::container_status;
+        reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse
+            = reopen_container_log::reopen_container_log;
+        exec_sync(ExecSyncRequest) -> ExecSyncResponse = exec_sync::exec_sync;
+
+        @unimplemented
+        update_container_resources(UpdateContainerResourcesRequest)
+            -> UpdateContainerResourcesResponse;
+        exec(ExecRequest) -> ExecResponse;
+        attach(AttachRequest) -> AttachResponse;
+        port_forward(PortForwardRequest) -> PortForwardResponse;
+        container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+        pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
+        checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
+        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
+            -> UpdatePodSandboxResourcesResponse;
+
+        @unimplemented stream
+        stream_pod_sandboxes(StreamPodSandboxesRequest)
+            -> StreamPodSandboxesStream<StreamPodSandboxesResponse>;
+        stream_containers(StreamContainersRequest)
+            -> StreamContainersStream<StreamContainersResponse>;
+        stream_container_stats(StreamContainerStatsRequest)
+            -> StreamContainerStatsStream<StreamContainerStatsResponse>;
+        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest)
+            -> StreamPodSandboxStatsStream<StreamPodSandboxStatsResponse>;
+        get_container_events(GetEventsRequest)
+            -> GetContainerEventsStream<ContainerEventResponse>;
+        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
+            -> StreamPodSandboxMetricsStream<StreamPodSandboxMetricsResponse>;
+    }
+}

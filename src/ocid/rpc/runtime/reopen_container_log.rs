@@ -1,0 +1,30 @@
+//! ReopenContainerLog.
+
+use std::sync::Arc;
+
+use crate::cri::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
+use crate::ocid::daemon::Daemon;
+use crate::ocid::error::{Error, Result};
+use crate::ocid::monitor::client;
+use crate::ocid::state::record::Phase;
+
+/// After a rotation: the monitor opens the log at its path anew.
+pub async fn reopen_container_log(
+    daemon: &Arc<Daemon>,
+    request: ReopenContainerLogRequest,
+) -> Result<ReopenContainerLogResponse> {
+    let record = daemon.containers.expect(&request.container_id)?.now();
+    if record.phase != Phase::Running {
+        return Err(Arc::new(Error::State {
+            what: "container",
+            id: record.id.clone(),
+            state: record.phase_name().to_owned(),
+            wanted: "running",
+        }));
+    }
+    let mut monitor = client::connect(&daemon.bundle(&record.id))
+        .await
+        .map_err(Error::from)?;
+    monitor.reopen_log().await.map_err(Error::from)?;
+    Ok(ReopenContainerLogResponse {})
+}

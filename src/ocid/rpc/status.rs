@@ -1,0 +1,140 @@
+//! One place where what went wrong becomes a gRPC status.
+
+use std::error::Error as _;
+use std::fmt::Write;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use tonic::{Code, Response, Status};
+
+use crate::ocid::container::error::SpecErrorKind;
+use crate::ocid::error::{Error, Result};
+use crate::ocid::image::ImageError;
+use crate::ocid::runtime::RuntimeError;
+use crate::ocid::storage::StorageError;
+use crate::ocid::storage::unpack::LayerError;
+
+/// The answer to an RPC; a refusal or failure goes to the log as well.
+pub fn answer<T>(rpc: &'static str, answer: Result<T>) -> std::result::Result<Response<T>, Status> {
+    match answer {
+        Ok(answer) => Ok(Response::new(answer)),
+        Err(error) => {
+            let status = status(&error);
+            tracing::warn!(rpc, code = ?status.code(), error = status.message(), "refused");
+            Err(status)
+        }
+    }
+}
+
+/// An RPC that this build does not serve, by its name in the CRI.
+pub fn unimplemented(rpc: &str) -> Status {
+    let name: String = rpc
+        .split('_')
+        .map(|word| {
+            let (head, tail) = word.split_at(1.min(word.len()));
+            head.to_ascii_uppercase() + tail
+        })
+        .collect();
+    Status::unimplemented(format!(
+        "`{name}` is not served by ocid {}",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn status(error: &Arc<Error>) -> Status {
+    let code = match &**error {
+        Error::Field(_) => Code::InvalidArgument,
+        Error::NotFound { .. } => Code::NotFound,
+        Error::Exists { .. } => Code::AlreadyExists,
+        Error::State { .. } => Code::FailedPrecondition,
+        Error::Io { source, .. } => io(source.kind()),
+        Error::Spec(error) => match error.kind() {
+            SpecErrorKind::Invalid => Code::InvalidArgument,
+            SpecErrorKind::NotFound => Code::NotFound,
+            SpecErrorKind::Precondition => Code::FailedPrecondition,
+            SpecErrorKind::Internal => Code::Internal,
+        },
+        Error::Image(error) => image(error),
+        Error::Storage(error) => storage(error),
+        Error::Network(_) | Error::Pause(_) => Code::Internal,
+        Error::Runtime(error) => match error {
+            RuntimeError::TimedOut { .. } => Code::DeadlineExceeded,
+            RuntimeError::NoSuchContainer { .. } => Code::NotFound,
+            RuntimeError::NotRunning { .. } => Code::FailedPrecondition,
+            RuntimeError::CommandNotFound { .. } => Code::InvalidArgument,
+            _ => Code::Internal,
+        },
+        Error::Monitor(_) => Code::Unavailable,
+        Error::CgroupParent(_) => Code::InvalidArgument,
+        Error::Internal(_) => Code::Internal,
+    };
+    Status::new(code, chain(error))
+}
+
+fn io(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+        _ => Code::Internal,
+    }
+}
+
+fn image(error: &ImageError) -> Code {
+    match error {
+        ImageError::Reference(_) => Code::InvalidArgument,
+        ImageError::NotFound { .. } => Code::NotFound,
+        ImageError::Unauthenticated { .. } => Code::Unauthenticated,
+        ImageError::Denied { .. } | ImageError::Forbidden { .. } => Code::PermissionDenied,
+        ImageError::Unavailable { .. } => Code::Unavailable,
+        ImageError::Manifest { .. } | ImageError::WrongDigest { .. } => Code::DataLoss,
+        ImageError::Config { .. } => Code::FailedPrecondition,
+        ImageError::Layer { source, .. } | ImageError::Storage(source) => storage(source),
+        ImageError::Interrupted(_) => Code::Aborted,
+    }
+}
+
+fn storage(error: &StorageError) -> Code {
+    let source = match error {
+        StorageError::Io { source, .. } | StorageError::Mount { source, .. } => source.kind(),
+        StorageError::Layer(LayerError::Apply { source, .. }) => source.kind(),
+        StorageError::MissingLayer(_) => return Code::NotFound,
+        _ => return Code::Internal,
+    };
+    io(source)
+}
+
+/// The error with its causes, outermost first.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unserved_rpc_is_named_as_the_cri_names_it() {
+        let status = unimplemented("port_forward");
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert!(
+            status.message().starts_with("`PortForward` is not served"),
+            "{status}"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_and_the_cause_is_in_the_message() {
+        let io = Error::io("write", "/x")(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        let status = status(&Arc::new(io));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(
+            status.message().starts_with("write `/x`: No space left"),
+            "{status}"
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! RunPodSandbox.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Sandbox;
+use super::config::{NamespaceMode, SandboxConfig};
+use super::files::{Files, SHM_SIZE, machine_name};
+use super::sysctl;
+use super::teardown::teardown;
+use crate::host::cgroup::{Limits, PodCgroup};
+use crate::host::clock::now_ns;
+use crate::host::mount;
+use crate::host::namespace::{self, Wanted};
+use crate::ocid::container::resources::Resources;
+use crate::ocid::daemon::{Daemon, blocking, new_id};
+use crate::ocid::error::{Error, Result};
+use crate::ocid::pause::{self, PauseRequest};
+use crate::ocid::state::record::{Phase, Record, SandboxRecord};
+
+/// Makes a pod that is ready for containers; answers with its id. A call with the name of one that is
+/// being made waits for that one.
+pub async fn run(daemon: &Arc<Daemon>, config: SandboxConfig, handler: String) -> Result<String> {
+    let name = config.name();
+    let work = {
+        let (daemon, name) = (Arc::clone(daemon), name.clone());
+        async move { make(&daemon, config, handler, &name).await }
+    };
+    daemon
+        .joined
+        .run(&daemon.tasks, format!("pod {name}"), work)
+        .await
+}
+
+async fn make(
+    daemon: &Arc<Daemon>,
+    config: SandboxConfig,
+    handler: String,
+    name: &str,
+) -> Result<String> {
+    daemon.runtime(&handler)?;
+    let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
+    let id = new_id()?;
+    daemon.names.take("pod", name, &id)?;
+    let record = SandboxRecord::new(id.clone(), config, handler, now_ns());
+    let sandbox = Arc::new(Sandbox::new(daemon.sandbox_folder(&id), record));
+    match build(daemon, &sandbox, cgroup).await {
+        Ok(()) => {
+            daemon.sandboxes.insert(&id, Arc::clone(&sandbox));
+            tracing::info!(pod = %id, %name, ips = ?sandbox.now().ips(), "pod is ready");
+            Ok(id)
+        }
+        Err(error) => {
+            if let Err(undo) = teardown(daemon, &sandbox).await {
+                tracing::warn!(pod = %id, error = %undo, "a failed pod left something behind");
+            }
+            daemon.names.release(&id);
+            Err(error)
+        }
+    }
+}
+
+async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) -> Result<()> {
+    let record = sandbox.now();
+    let run = daemon.sandbox_run(&record.id);
+    make_folder(sandbox.folder())?;
+    record
+        .save(sandbox.folder(), false)
+        .map_err(Error::io("write the record in", sandbox.folder()))?;
+    make_folder(&run)?;
+
+    let hostname = record.config.hostname_or(&record.id, &machine_name());
+    pin(daemon, &record, &hostname).await?;
+    let network = async {
+        if !record.config.has_own_network() {
+            return Ok(None);
+        }
+        let attached = daemon.network.add(&record.pod_network(daemon)).await;
+        Ok::<_, Arc<Error>>(Some(attached.map_err(Error::from)?))
+    };
+    let local = async {
+        let own_shm = record.config.namespaces.ipc == NamespaceMode::Pod;
+        let (record, files) = (Arc::clone(&record), Files::of(&run));
+        let owner = Arc::clone(daemon);
+        blocking(move || {
+            if own_shm {
+                make_folder(&files.shm)?;
+                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777)
+                    .map_err(Error::io("mount", &files.shm))?;
+            }
+            let made = owner
+                .cgroups
+                .make(&record.id, &cgroup, &limits(&record.config));
+            made.map_err(Error::io("make the cgroup", cgroup.path()))
+        })
+        .await?;
+        start_pause(daemon, sandbox).await
+    };
+    // The plugins take most of the time; everything that does not need an address runs beside them.
+    let (network, local) = tokio::join!(network, local);
+    if let Ok(Some(attachment)) = &network {
+        sandbox.change(|r| r.network = Some(attachment.clone()))?;
+    }
+    network?;
+    local?;
+    let files = Files::of(&run);
+    files
+        .write(&record.config, &hostname, sandbox.now().ips())
+        .map_err(Error::io("write the pod's files in", &run))?;
+    sandbox.change(|r| r.phase = Phase::Created)?;
+    sandbox.commit().await
+}
+
+async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Result<()> {
+    let modes = &record.config.namespaces;
+    let own_network = record.config.has_own_network();
+    let wanted = Wanted {
+        net: own_network,
+        ipc: modes.ipc == NamespaceMode::Pod,
+        uts: own_network.then(|| hostname.to_owned()),
+        sysctls: sysctl::effective(&record.config, &daemon.default_sysctls)
+            .into_iter()
+            .collect(),
+    };
+    let folder = daemon.namespaces(&record.id);
+    blocking(move || {
+        namespace::pin(&folder, &wanted)
+            .map(drop)
+            .map_err(Error::io("pin the namespaces of the pod in", &folder))
+    })
+    .await
+}
+
+/// What the pod as a whole may use: its resources and what it costs itself. Only for a cgroup of our
+/// making; kubelet makes and limits its own.
+fn limits(config: &SandboxConfig) -> Limits {
+    let parts = || config.resources.iter().chain(&config.overhead);
+    let sum = |get: fn(&Resources) -> i64| {
+        parts()
+            .map(get)
+            .filter(|value| *value > 0)
+            .reduce(i64::saturating_add)
+    };
+    Limits {
+        memory: sum(|r| r.memory_limit),
+        cpu_shares: parts()
+            .map(|r| r.cpu_shares)
+            .filter(|shares| *shares > 0)
+            .reduce(u64::saturating_add),
+        cpu_quota: sum(|r| r.cpu_quota),
+        cpu_period: parts().map(|r| r.cpu_period).find(|period| *period > 0),
+        pids: None,
+    }
+}
+
+/// A process that holds the PID namespace, where the pod's containers share one.
+async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    let record = sandbox.now();
+    if record.config.namespaces.pid != NamespaceMode::Pod {
+        return Ok(());
+    }
+    let pinned = record.pinned(daemon);
+    let request = PauseRequest {
+        net: pinned.net,
+        ipc: pinned.ipc,
+        uts: pinned.uts,
+        // It stays in the daemon's: on version 2 a pod's cgroup holds cgroups, no processes.
+        cgroup_procs: Vec::new(),
+    };
+    let exe = daemon.runtime(&record.runtime_handler)?.exe();
+    let process = pause::spawn(exe, &request).await.map_err(Error::from)?;
+    sandbox.change(|r| r.pause = Some(process))?;
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> std::result::Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io("make the folder", path))
+}

@@ -1,0 +1,256 @@
+//! The daemon's life: settings, lock, what is left of before, socket, service, drain.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::config::{self, Config, ConfigError};
+use super::daemon::Daemon;
+use super::error::Error;
+use super::rpc::Service;
+use super::state::restore;
+use crate::cri::v1::image_service_server::ImageServiceServer;
+use crate::cri::v1::runtime_service_server::RuntimeServiceServer;
+
+/// How long operations under way may take to end after SIGTERM; systemd's own limit is 90 s.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// Threads that answer calls. Most work waits for the kernel or for a child process.
+const WORKERS: usize = 2;
+/// Threads for code that blocks on files and mounts.
+const BLOCKING: usize = 64;
+/// The largest request; kubelet's own limit is 16 MiB.
+const REQUEST_CAP: usize = 16 << 20;
+
+/// What the command line says over the configuration file.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Absent: [`config::DEFAULT_FILE`], which may be missing.
+    pub config: Option<PathBuf>,
+    pub listen: Option<PathBuf>,
+    pub root: Option<PathBuf>,
+    pub runroot: Option<PathBuf>,
+}
+
+/// Why a daemon does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{act} `{}`", path.display())]
+    Io {
+        act: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("another daemon has the state folder `{}`", .0.display())]
+    Locked(PathBuf),
+    #[error("another process listens on `{}`", .0.display())]
+    Listening(PathBuf),
+    #[error("prepare the daemon")]
+    Prepare(#[source] Arc<Error>),
+    #[error("start the async runtime")]
+    Runtime(#[source] io::Error),
+    #[error("serve the CRI")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+impl ServerError {
+    /// The command that helps.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => error.hint(),
+            Self::Locked(root) => Some(format!(
+                "see who with `fuser -v {}`",
+                root.join("lock").display()
+            )),
+            Self::Listening(path) => Some(format!("see who with `fuser -v {}`", path.display())),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as root".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn io(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { act, path, source }
+    }
+}
+
+/// The settings in effect, and the keys in the files that have no effect.
+pub fn settings(options: &Options) -> Result<config::Loaded, ConfigError> {
+    let default = Path::new(config::DEFAULT_FILE);
+    let file = options.config.as_deref();
+    let mut loaded = config::load(file.unwrap_or(default), file.is_some())?;
+    let crio = &mut loaded.config.crio;
+    let given = [
+        (&mut crio.api.listen, &options.listen),
+        (&mut crio.root, &options.root),
+        (&mut crio.runroot, &options.runroot),
+    ];
+    for (setting, given) in given {
+        if let Some(path) = given {
+            *setting = path.clone();
+        }
+    }
+    loaded.config.check()?;
+    Ok(loaded)
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    umask(Mode::from_bits_truncate(0o022));
+    let open_files = raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()
+        .map_err(ServerError::Runtime)?;
+    runtime.block_on(serve(config, open_files))
+}
+
+async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), ServerError> {
+    let root = config.crio.root.clone();
+    fs::create_dir_all(&root).map_err(ServerError::io("make the folder", &root))?;
+    let _lock = lock(&root)?;
+    let listen = config.crio.api.listen.clone();
+    let listener = bind(&listen)?;
+    let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;
+    restore::prepare(&daemon)
+        .await
+        .map_err(ServerError::Prepare)?;
+    restore::restore(&daemon)
+        .await
+        .map_err(ServerError::Prepare)?;
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;
+    // The default action would end us; the unit's ExecReload sends it.
+    let mut hangup = signal(SignalKind::hangup()).map_err(ServerError::Runtime)?;
+    let stop = async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => {
+                    tracing::warn!("no setting can be changed while running; restart to apply the configuration");
+                }
+            }
+        }
+    };
+    let service = Service(Arc::clone(&daemon));
+    let server = Server::builder()
+        .add_service(
+            RuntimeServiceServer::new(service.clone()).max_decoding_message_size(REQUEST_CAP),
+        )
+        .add_service(ImageServiceServer::new(service).max_decoding_message_size(REQUEST_CAP));
+    tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+    // A stream that a client holds open must not hold the shutdown up, hence no graceful wait for
+    // connections beyond the drain.
+    drain(served, &daemon).await?;
+    if let Err(error) = fs::remove_file(&listen) {
+        tracing::warn!(socket = %listen.display(), %error, "the socket was not removed");
+    }
+    Ok(())
+}
+
+async fn drain(
+    served: impl Future<Output = Result<(), tonic::transport::Error>>,
+    daemon: &Arc<Daemon>,
+) -> Result<(), ServerError> {
+    served.await?;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!(operations = daemon.tasks.len(), "draining");
+    daemon.tasks.close();
+    if tokio::time::timeout(DRAIN_LIMIT, daemon.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            operations = daemon.tasks.len(),
+            "operations were cut off; the next start undoes them"
+        );
+    }
+    Ok(())
+}
+
+/// Tells systemd, where it started us (sd_notify(3)).
+fn notify(state: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd was not told of our state");
+    }
+}
+
+/// Holds the state folder for this process, until it ends in whatever way.
+fn lock(root: &Path) -> Result<Flock<File>, ServerError> {
+    let path = root.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(ServerError::io("open the lock", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => ServerError::Locked(root.to_owned()),
+        errno => ServerError::Io {
+            act: "lock",
+            path,
+            source: errno.into(),
+        },
+    })
+}
+
+/// Listens on a socket that its owner and group may use. A dead one in its place is removed, a living
+/// one refused.
+fn bind(path: &Path) -> Result<UnixListener, ServerError> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(ServerError::io("make the folder", folder))?;
+    }
+    match StdUnixStream::connect(path) {
+        Ok(_) => return Err(ServerError::Listening(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(ServerError::io("remove the dead socket", path))?;
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(ServerError::io("look at the socket", path)(e)),
+    }
+    let old = umask(Mode::from_bits_truncate(0o117));
+    let listener = UnixListener::bind(path);
+    umask(old);
+    let listener = listener.map_err(ServerError::io("listen on", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))
+        .map_err(ServerError::io("set the mode of", path))?;
+    Ok(listener)
+}
+
+/// The soft limit of open files, up to the hard one: every container costs some. Answers with the limit
+/// as it was (soft, hard), for what we start.
+fn raise_open_files() -> Option<(u64, u64)> {
+    let raise = || {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        nix::Result::Ok((soft, hard))
+    };
+    match raise() {
+        Ok(limit) => Some(limit),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files was not raised");
+            None
+        }
+    }
+}
