@@ -17,13 +17,17 @@ use crate::support::wait::file_with;
 use crate::support::{Machine, redis, repository};
 
 /// What stays on a node after its last pod, and why.
-const STAYS: [&str; 4] = [
+const STAYS: [&str; 6] = [
     // The bridge plugin keeps its bridge, the kernel the bridge's routes.
     "link cni0",
     "dev cni0",
     // host-local goes on from the last address it gave, and keeps its lock file.
     "/var/lib/cni/networks",
     "/var/lib/cni",
+    // The log folder is the client's (kubelet's, a person's): its logs outlive the pod.
+    "/var/log/pods",
+    // The OCI runtime's folder of containers, now empty.
+    "/run/ocid/oci",
 ];
 
 /// What redis logs when it listens.
