@@ -413,6 +413,8 @@ impl Planner<'_> {
         self.folder_with(component, "/var/lib/docker", 0o710, true);
         if self.settings.is_live() {
             self.folder_with(component, "/run/docker", 0o700, true);
+            // dockerd's containerd makes it at every start.
+            self.folder_with(component, "/opt/containerd", 0o711, true);
             let kind = Kind::Byproduct(Byproduct {
                 files: [
                     "/run/docker.sock",
