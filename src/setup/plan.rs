@@ -198,6 +198,13 @@ impl Planner<'_> {
         }
         if !names.is_empty() {
             names.sort();
+            if self.settings.is_live() {
+                // Maintainer scripts that add a group leave their lock behind.
+                let files = vec!["/run/adduser".into()];
+                let bridges = Vec::new();
+                let kind = Kind::Byproduct(Byproduct { files, bridges });
+                self.push(Component::Host, "byproducts", kind);
+            }
             let kind = Kind::Package(Package { names });
             self.push(Component::Host, "packages", kind);
         }
@@ -412,6 +419,10 @@ impl Planner<'_> {
         self.folder(component, "/etc/docker");
         self.folder_with(component, "/var/lib/docker", 0o710, true);
         if self.settings.is_live() {
+            // dockerd's own containerd makes them, whether or not it has plugins.
+            for folder in ["/opt/containerd/bin", "/opt/containerd/lib"] {
+                self.folder_with(component, folder, 0o711, false);
+            }
             self.folder_with(component, "/run/docker", 0o700, true);
             let kind = Kind::Byproduct(Byproduct {
                 files: [
