@@ -89,6 +89,10 @@ impl Setup<'_> {
             store.save(&receipt)?;
             return Err(SetupError::Uninstall(rollback.errors));
         }
+        // Without the before-images no record could be judged any more.
+        receipt.records.clear();
+        store.save(&receipt)?;
+        super::failpoint::pass("undone-all");
         store.remove(&receipt.made)?;
         Ok(UninstallReport {
             changed: rollback.changed,
