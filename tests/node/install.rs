@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::support::listing::{self, TREES};
+use crate::support::machine::BROUGHT;
 use crate::support::mirror::Mirror;
 use crate::support::node::fails;
 use crate::support::snapshot::Snapshot;
@@ -82,14 +83,42 @@ fn readme_commands() -> Result<Vec<String>> {
     Ok(commands.filter(|l| !l.is_empty()).collect())
 }
 
+/// What systemd writes about units that come and go while it runs.
+const SYSTEMD_WRITES: [(&str, &str); 3] = [
+    ("/run/systemd/", "its own state of units and sessions"),
+    ("/run/log", "journald's volatile journal"),
+    ("/run/dbus", "dbus is reloaded when packages change"),
+];
+
 #[test]
 fn the_readme_makes_a_node_of_a_bare_machine_and_uninstall_unmakes_it() -> Result<()> {
-    let machine = Machine::bare()?;
-    let _mirror = Mirror::open(&machine)?;
+    readme(&Machine::bare()?)
+}
+
+#[test]
+fn the_readme_makes_a_node_under_systemd_and_uninstall_unmakes_it() -> Result<()> {
+    let machine = Machine::boot()?.without(&BROUGHT)?;
+    readme(&machine)
+}
+
+/// The services' processes: a restart would show.
+fn services(machine: &Machine) -> Result<String> {
+    machine.run(&["pgrep", "-a", "-x", "ocid|dockerd"])
+}
+
+/// Differences that neither we nor a pod made.
+fn is_explained(line: &str) -> bool {
+    let both = PACKAGES_LEAVE.iter().chain(&SYSTEMD_WRITES);
+    both.into_iter().any(|(path, _)| line.contains(path))
+}
+
+fn readme(machine: &Machine) -> Result<()> {
+    let systemd = machine.exists("/run/systemd/system");
+    let _mirror = Mirror::open(machine)?;
     // The packages' lists are refreshed by the installer or by this; neither is a change of ours.
     machine.run(&["apt-get", "-qq", "update"])?;
-    let before = listing::list(&machine, &TREES, false)?;
-    let pods_before = Snapshot::take(&machine)?;
+    let before = listing::list(machine, &TREES, false)?;
+    let pods_before = Snapshot::take(machine)?;
     let commands = readme_commands()?;
     ensure!(commands.len() == 2, "not two commands: {commands:?}");
     ensure!(
@@ -119,9 +148,9 @@ fn the_readme_makes_a_node_of_a_bare_machine_and_uninstall_unmakes_it() -> Resul
     // Said aloud: where things came from and why not from upstream.
     ensure!(said.contains("distro"), "the fallback is not told: {said}");
 
-    let status = json(&machine, &["status"])?;
+    let status = json(machine, &["status"])?;
     ensure!(
-        status.to_string().contains("\"healthy\":true"),
+        status["healthy"] == true,
         "the node is not healthy: {status}"
     );
     for name in ["crio-setup", "ocid", "ocic"] {
@@ -133,9 +162,26 @@ fn the_readme_makes_a_node_of_a_bare_machine_and_uninstall_unmakes_it() -> Resul
     }
     ensure!(machine.run(&["docker", "info", "--format", "{{.ServerVersion}}"])? != "");
 
+    if systemd {
+        for unit in ["ocid", "docker"] {
+            machine.run(&["systemctl", "is-active", unit])?;
+            machine.run(&["systemctl", "is-enabled", unit])?;
+        }
+        // Packages that came along bring units of their own; they are not to be enabled.
+        let enabled = machine.run(&[
+            "systemctl",
+            "list-unit-files",
+            "--state=enabled",
+            "--no-legend",
+        ])?;
+        for unit in ["containerd.service", "docker.socket"] {
+            ensure!(!enabled.contains(unit), "`{unit}` is enabled:\n{enabled}");
+        }
+    }
+
     // The same command again, by cargo's binary and by the installed one: not one mtime.
-    let installed = listing::list(&machine, &TREES, true)?;
-    let processes = machine.run(&["pgrep", "-a", "ocid|dockerd"])?;
+    let installed = listing::list(machine, &TREES, true)?;
+    let processes = services(machine)?;
     let output = machine.command(&first).limit(limit).output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
@@ -143,19 +189,17 @@ fn the_readme_makes_a_node_of_a_bare_machine_and_uninstall_unmakes_it() -> Resul
         "{said}"
     );
     let started = Instant::now();
-    let report = json(&machine, &["install"])?;
+    let report = json(machine, &["install"])?;
     let took = started.elapsed();
     ensure!(changed(&report)? == 0, "{report}");
     println!("no-op re-run of `install`: {took:?}");
-    ensure!(
-        machine.run(&["pgrep", "-a", "ocid|dockerd"])? == processes,
-        "restarted"
-    );
-    let again = listing::list(&machine, &TREES, true)?;
+    ensure!(services(machine)? == processes, "restarted");
+    let again = listing::list(machine, &TREES, true)?;
     let differ: Vec<String> = listing::difference(&installed, &again)
         .into_iter()
-        // dockerd and apt's proxy settings aside, nothing writes by itself.
+        // dockerd and systemd write by themselves.
         .filter(|line| !line.contains("/var/lib/docker"))
+        .filter(|line| !SYSTEMD_WRITES.iter().any(|(path, _)| line.contains(path)))
         .collect();
     ensure!(
         differ.is_empty(),
@@ -173,13 +217,13 @@ fn the_readme_makes_a_node_of_a_bare_machine_and_uninstall_unmakes_it() -> Resul
     machine.run(&["sh", "-c", &commands[1]])?;
 
     machine.run(&["crio-setup", "uninstall"])?;
-    let after = listing::list(&machine, &TREES, false)?;
+    let after = listing::list(machine, &TREES, false)?;
     let (explained, ours): (Vec<String>, Vec<String>) = listing::difference(&before, &after)
         .into_iter()
-        .partition(|line| PACKAGES_LEAVE.iter().any(|(path, _)| line.contains(path)));
+        .partition(|line| is_explained(line));
     println!("left by packages: {}", explained.len());
     ensure!(ours.is_empty(), "uninstall left:\n{}", ours.join("\n"));
-    let pods_after = Snapshot::take(&machine)?;
+    let pods_after = Snapshot::take(machine)?;
     let processes: Vec<String> = pods_after
         .since(&pods_before, &[])
         .into_iter()

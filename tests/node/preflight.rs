@@ -59,7 +59,8 @@ fn what_cannot_go_well_is_refused_before_anything_is_touched() -> Result<()> {
 
     // A route into the pods' network that is not our bridge's.
     for command in [
-        "ip link add elsewhere type dummy",
+        "ip link add elsewhere type veth peer name beyond",
+        "ip link set beyond up",
         "ip link set elsewhere up",
         "ip address add 10.88.7.1/24 dev elsewhere",
     ] {

@@ -154,6 +154,7 @@ fn containers_outlive_a_killed_daemon() -> Result<()> {
     let stays = [
         "cni0",
         "/var/lib/cni",
+        "/run/ocid/oci",
         "--debug",
         "namespace mnt",
         "/srv/",

@@ -20,7 +20,11 @@ use crate::support::upstream::{Answer, Upstream};
 /// no package is touched and the listings need no exceptions.
 fn machine() -> Result<Machine> {
     let purged: Vec<&str> = BROUGHT.into_iter().filter(|p| *p != "iptables").collect();
-    Machine::start()?.without(&purged)
+    let machine = Machine::start()?.without(&purged)?;
+    // A client that someone put where upstream's is linked; what becomes of such a file is a case of
+    // the preflight's tests.
+    machine.run(&["rm", "-f", "/usr/local/bin/docker"])?;
+    Ok(machine)
 }
 
 const UPSTREAM: [&str; 4] = ["--source", "upstream", "--catalog", CATALOG];
@@ -165,11 +169,13 @@ fn broken_downloads_are_told_and_undone() -> Result<()> {
 #[test]
 fn an_upstream_behind_a_firewall_costs_seconds() -> Result<()> {
     let machine = machine()?;
-    // Packets into this interface are gone, without an answer.
+    // Packets into this interface are gone, without an answer: nobody has the address they are sent to.
     for command in [
-        "ip link add void type dummy",
+        "ip link add void type veth peer name beyond",
+        "ip link set beyond up",
         "ip link set void up",
         "ip route add 198.51.100.0/24 dev void",
+        "ip neighbour add 198.51.100.7 lladdr 02:00:00:00:00:07 dev void",
     ] {
         machine.run(&command.split(' ').collect::<Vec<_>>())?;
     }

@@ -24,7 +24,7 @@ exec "$@"
 "#;
 
 /// What the shell of the pod's user and the tests' ExecSync call; all from the distribution.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("/usr/bin/redis-server", "/usr/bin/redis-server"),
     ("/usr/bin/redis-cli", "/usr/bin/redis-cli"),
     ("/bin/sh", "/usr/bin/dash"),
@@ -33,6 +33,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("/bin/true", "/usr/bin/true"),
     ("/bin/sleep", "/usr/bin/sleep"),
     ("/bin/ls", "/usr/bin/ls"),
+    ("/bin/mkfifo", "/usr/bin/mkfifo"),
 ];
 
 pub fn image() -> Result<Image> {
