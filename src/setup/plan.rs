@@ -251,12 +251,14 @@ impl Planner<'_> {
     fn runc(&mut self) {
         if let Some(From::Upstream(artifact)) = self.from(Component::Runc).cloned() {
             self.folder(Component::Runc, self.settings.prefix.join("bin"));
+            let path = self.settings.bin("runc");
+            let id = format!("program:{}", path.display());
             let kind = Kind::Artifact(ArtifactStep {
                 artifact: *artifact,
-                path: self.settings.bin("runc"),
+                path,
                 keep: self.keeps(),
             });
-            self.push(Component::Runc, "program", kind);
+            self.push(Component::Runc, id, kind);
         }
     }
 
@@ -333,11 +335,8 @@ impl Planner<'_> {
         let component = Component::Ocid;
         self.folder(component, self.settings.prefix.join("bin"));
         let own = self.settings.bin("crio-setup");
-        self.push(
-            component,
-            "program",
-            Kind::OwnBinary(OwnBinary { path: own }),
-        );
+        let id = format!("program:{}", own.display());
+        self.push(component, id, Kind::OwnBinary(OwnBinary { path: own }));
         for name in ["ocid", "ocic"] {
             self.link(
                 component,
@@ -402,7 +401,7 @@ impl Planner<'_> {
                 folder: folder.clone(),
                 keep: self.keeps(),
             });
-            self.push(component, "programs", kind);
+            self.push(component, format!("programs:{}", folder.display()), kind);
             let link = self.settings.bin("docker");
             self.link(
                 component,
@@ -469,7 +468,6 @@ impl Planner<'_> {
                 input("/etc/ocid/ocid.conf"),
                 input("/etc/ocid/ocid.conf.d"),
                 input("/etc/ocid/seccomp.json"),
-                input("/etc/default/ocid"),
             ];
             inputs.extend(unit("ocid"));
             let kind = Kind::Service(ServiceStep {
@@ -477,15 +475,13 @@ impl Planner<'_> {
                 program: ProgramAt::Path(self.settings.bin("ocid")),
                 args: Vec::new(),
                 env: Vec::new(),
+                environment_file: input("/etc/default/ocid"),
                 inputs,
             });
             self.push(Component::Ocid, "service", kind);
         }
         if with_docker {
-            let mut inputs = vec![
-                input("/etc/docker/daemon.json"),
-                input("/etc/default/docker"),
-            ];
+            let mut inputs = vec![input("/etc/docker/daemon.json")];
             inputs.extend(unit("docker"));
             let mut env = Vec::new();
             if let Some(From::Upstream(_)) = self.from(Component::Docker) {
@@ -498,6 +494,7 @@ impl Planner<'_> {
                 program: self.dockerd_at(),
                 args: DOCKERD_ARGS.map(str::to_owned).to_vec(),
                 env,
+                environment_file: input("/etc/default/docker"),
                 inputs,
             });
             self.push(Component::Docker, "service", kind);
