@@ -41,8 +41,10 @@ pub enum AptError {
     NoCandidate { packages: String },
     #[error("remove `{packages}`: that would also remove `{others}`, which crio-setup did not add")]
     WouldRemove { packages: String, others: String },
-    #[error("read `{path}`")]
+    #[error("open `{path}`")]
     Read { path: PathBuf, source: io::Error },
+    #[error("remove `{path}`")]
+    Remove { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Command(#[from] CommandError),
 }
@@ -63,7 +65,7 @@ impl AptError {
                 "see `apt-cache policy {packages}`: is the distribution's main (and universe) section in the sources?"
             )),
             Self::WouldRemove { others, .. } => Some(format!("see `apt-cache rdepends {others}`")),
-            Self::Read { .. } => None,
+            Self::Read { .. } | Self::Remove { .. } => None,
             Self::Command(_) => Some("see `tail /var/log/apt/term.log`".to_owned()),
         }
     }
@@ -187,8 +189,30 @@ impl Apt {
                 others: others.join(" "),
             });
         }
+        self.save_docker_data(&there)?;
         purge(false)?;
         Ok(true)
+    }
+
+    /// Debian's docker.io deletes all of docker's data when it is purged, by a script that its
+    /// removal leaves there. Data that was here before the package is not its to delete: whoever
+    /// made the folder removes it.
+    fn save_docker_data(&self, packages: &BTreeSet<String>) -> Result<(), AptError> {
+        let data = under(&self.root, Path::new("/var/lib/docker"));
+        if !packages.contains("docker.io") || !data.is_dir() {
+            return Ok(());
+        }
+        self.apt_get(&["remove", "--yes"])
+            .args(["-o", "APT::Get::AutomaticRemove=false", "--", "docker.io"])
+            .limit(INSTALL_LIMIT)
+            .run()?;
+        let path = data.join("nuke-graph-directory.sh");
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(AptError::Remove { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until nobody holds a lock of dpkg or apt, `lock_limit` at most.

@@ -278,6 +278,16 @@ impl Undo {
         }
     }
 
+    /// In which part of a receipt it stands: packages are the ground of everything else and services
+    /// stand on everything else, whichever run brought them.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::Packages { .. } => 0,
+            Self::Service { .. } => 2,
+            _ => 1,
+        }
+    }
+
     /// The before-image that this record needs.
     pub fn image(&self) -> Option<&str> {
         match self {
@@ -472,9 +482,14 @@ fn stop(service: &ServiceSpec, by_systemd: bool) -> Result<Undone, UndoError> {
         unit: unit.clone(),
         source,
     };
-    let running = systemd::show(&[&unit]).map_err(failed)?;
-    let running = running.get(&unit).is_some_and(|state| state.main_pid != 0);
-    systemd::stop(&unit).map_err(failed)?;
+    let states = systemd::show(&[&unit]).map_err(failed)?;
+    // One that systemd does not know, or that does not run, cannot be stopped: no need to.
+    let running = states
+        .get(&unit)
+        .is_some_and(|state| state.main_pid != 0 || !state.is_stopped());
+    if running {
+        systemd::stop(&unit).map_err(failed)?;
+    }
     systemd::reset_failed(&unit);
     Ok(changed(running))
 }
