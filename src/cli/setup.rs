@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::Proxies;
@@ -26,6 +26,8 @@ const FAILED: u8 = 1;
 const REFUSED: u8 = 2;
 /// Failed, and something is left to be undone.
 const INCOMPLETE: u8 = 3;
+/// Ended by a second signal, in the middle of things (as shells count SIGINT).
+const KILLED: i32 = 130;
 /// Changes are pending.
 const PENDING: u8 = 4;
 
@@ -194,23 +196,35 @@ fn with_setup<T>(
 
 /// The first signal stops the run, which is then undone; the second ends the process, and the next
 /// run does the undoing.
+///
+/// Handlers rather than a blocked mask: what is started from here would inherit the mask.
 fn watch_signals(cancel: CancellationToken) {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    // Blocked in this thread and those it starts, but not in child processes: std clears the mask.
-    if signals.thread_block().is_err() {
-        return;
-    }
     std::thread::spawn(move || {
-        let mut seen = false;
-        while let Ok(signal) = signals.wait() {
-            if seen {
-                std::process::exit(128 + signal as i32);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build();
+        // Without a watch a signal ends the process at once, and the next run does the undoing.
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let watch = |kind| signal(kind).ok();
+            let (Some(mut interrupt), Some(mut terminate), Some(mut hangup)) = (
+                watch(SignalKind::interrupt()),
+                watch(SignalKind::terminate()),
+                watch(SignalKind::hangup()),
+            ) else {
+                return;
+            };
+            for seen in 0.. {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                if seen > 0 {
+                    std::process::exit(KILLED);
+                }
+                cancel.cancel();
             }
-            seen = true;
-            cancel.cancel();
-        }
+        });
     });
 }

@@ -1,14 +1,13 @@
 //! apt and dpkg, told to ask nothing, to start nothing and to wait for their lock only so long.
 
+mod lock;
+mod parse;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 
 use super::command::{Command, CommandError, Output};
 use super::fs::under;
@@ -41,8 +40,10 @@ pub enum AptError {
     NoCandidate { packages: String },
     #[error("remove `{packages}`: that would also remove `{others}`, which crio-setup did not add")]
     WouldRemove { packages: String, others: String },
-    #[error("read `{path}`")]
+    #[error("open `{path}`")]
     Read { path: PathBuf, source: io::Error },
+    #[error("remove `{path}`")]
+    Remove { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Command(#[from] CommandError),
 }
@@ -63,7 +64,7 @@ impl AptError {
                 "see `apt-cache policy {packages}`: is the distribution's main (and universe) section in the sources?"
             )),
             Self::WouldRemove { others, .. } => Some(format!("see `apt-cache rdepends {others}`")),
-            Self::Read { .. } => None,
+            Self::Read { .. } | Self::Remove { .. } => None,
             Self::Command(_) => Some("see `tail /var/log/apt/term.log`".to_owned()),
         }
     }
@@ -109,7 +110,7 @@ impl Apt {
         };
         match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            opened => parse_status(
+            opened => parse::status(
                 BufReader::with_capacity(64 << 10, opened.map_err(read)?),
                 names,
             )
@@ -179,7 +180,7 @@ impl Apt {
                 .limit(INSTALL_LIMIT)
                 .run()
         };
-        let simulated = parse_simulation(&String::from_utf8_lossy(&purge(true)?.stdout));
+        let simulated = parse::simulation(&String::from_utf8_lossy(&purge(true)?.stdout));
         let others: Vec<_> = simulated.removed.difference(&there).cloned().collect();
         if !others.is_empty() {
             return Err(AptError::WouldRemove {
@@ -187,8 +188,30 @@ impl Apt {
                 others: others.join(" "),
             });
         }
+        self.save_docker_data(&there)?;
         purge(false)?;
         Ok(true)
+    }
+
+    /// Debian's docker.io deletes all of docker's data when it is purged, by a script that its
+    /// removal leaves there. Data that was here before the package is not its to delete: whoever
+    /// made the folder removes it.
+    fn save_docker_data(&self, packages: &BTreeSet<String>) -> Result<(), AptError> {
+        let data = under(&self.root, Path::new("/var/lib/docker"));
+        if !packages.contains("docker.io") || !data.is_dir() {
+            return Ok(());
+        }
+        self.apt_get(&["remove", "--yes"])
+            .args(["-o", "APT::Get::AutomaticRemove=false", "--", "docker.io"])
+            .limit(INSTALL_LIMIT)
+            .run()?;
+        let path = data.join("nuke-graph-directory.sh");
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(AptError::Remove { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until nobody holds a lock of dpkg or apt, `lock_limit` at most.
@@ -197,7 +220,7 @@ impl Apt {
         for lock in LOCKS {
             let path = under(&self.root, Path::new(lock));
             let left = deadline.saturating_duration_since(Instant::now());
-            wait_for_lock(&path, left, self.lock_limit)?;
+            lock::wait(&path, left, self.lock_limit)?;
         }
         Ok(())
     }
@@ -230,7 +253,7 @@ impl Apt {
             .args(names)
             .run();
         match output {
-            Ok(Output { stdout, .. }) => Ok(parse_simulation(&String::from_utf8_lossy(&stdout))),
+            Ok(Output { stdout, .. }) => Ok(parse::simulation(&String::from_utf8_lossy(&stdout))),
             Err(CommandError::Failed { stderr, .. })
                 if [
                     "Unable to locate",
@@ -316,178 +339,9 @@ impl Apt {
     }
 }
 
-/// Blocks until the lock could be had, then lets it go again: apt takes it itself.
-fn wait_for_lock(path: &Path, left: Duration, limit: Duration) -> Result<(), AptError> {
-    let read = |source| AptError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::options().read(true).write(true).open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened.map_err(read)?,
-    };
-    let Some(holder) = holder(&file).map_err(read)? else {
-        return Ok(());
-    };
-    tracing::info!(path = %path.display(), holder, "wait for the lock");
-    let (done, acquired) = mpsc::channel();
-    // The thread outlives a wait that takes too long, and ends with the process or the holder.
-    std::thread::spawn(move || {
-        let lock = whole_file();
-        let result = loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLKW(&lock)) {
-                Err(Errno::EINTR) => {}
-                other => break other,
-            }
-        };
-        drop(file);
-        // Nobody listens any more when the wait took too long.
-        let _ = done.send(result);
-    });
-    match acquired.recv_timeout(left) {
-        Ok(result) => result.map(|_| ()).map_err(|e| read(e.into())),
-        Err(_) => Err(AptError::Locked {
-            path: path.to_owned(),
-            holder,
-            limit,
-        }),
-    }
-}
-
-/// Who holds the lock, as `apt-get (pid 12)`.
-fn holder(file: &File) -> io::Result<Option<String>> {
-    let mut lock = whole_file();
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    if libc::c_int::from(lock.l_type) == libc::F_UNLCK {
-        return Ok(None);
-    }
-    if lock.l_pid <= 0 {
-        return Ok(Some("a process that the kernel does not name".to_owned()));
-    }
-    let comm = fs::read_to_string(format!("/proc/{}/comm", lock.l_pid)).unwrap_or_default();
-    let name = if comm.trim().is_empty() {
-        "a process"
-    } else {
-        comm.trim()
-    };
-    Ok(Some(format!("`{name}` (pid {})", lock.l_pid)))
-}
-
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
-}
-
-fn parse_status(status: impl BufRead, names: &[&str]) -> io::Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    let (mut package, mut installed) = (None, false);
-    for line in status.split(b'\n') {
-        let line = line?;
-        if line.is_empty() {
-            (package, installed) = (None, false);
-        } else if let Some(name) = line.strip_prefix(b"Package: ") {
-            package = names.iter().find(|n| n.as_bytes() == name).copied();
-        } else if package.is_none() {
-        } else if let Some(status) = line.strip_prefix(b"Status: ") {
-            installed = status.ends_with(b" installed") && !status.ends_with(b"not-installed");
-        } else if let (true, Some(name), Some(version)) =
-            (installed, package, line.strip_prefix(b"Version: "))
-        {
-            found.insert(
-                name.to_owned(),
-                String::from_utf8_lossy(version).into_owned(),
-            );
-        }
-    }
-    Ok(found)
-}
-
-/// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes.
-fn parse_simulation(text: &str) -> Simulation {
-    let mut simulation = Simulation::default();
-    for line in text.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let (Some(act), Some(name)) = (words.next(), words.next()) else {
-            continue;
-        };
-        let name = name.to_owned();
-        match act {
-            "Inst" if words.next().is_some_and(|w| w.starts_with('[')) => {
-                simulation.upgraded.insert(name);
-            }
-            "Inst" => drop(simulation.added.insert(name)),
-            "Remv" | "Purg" => drop(simulation.removed.insert(name)),
-            _ => {}
-        }
-    }
-    simulation
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Stdio;
-
-    #[test]
-    fn only_installed_packages_count() {
-        let status = "Package: runc\nStatus: install ok installed\nVersion: 1.1.5+ds1\n\n\
-            Package: docker.io\nStatus: deinstall ok config-files\nVersion: 20.10\n\n\
-            Package: tini\nStatus: install ok half-configured\nVersion: 0.19\n\n\
-            Package: other\nStatus: install ok installed\nVersion: 9\n";
-        let names = ["runc", "docker.io", "tini", "gone"];
-        let found = parse_status(status.as_bytes(), &names).unwrap();
-        assert_eq!(
-            found.into_iter().collect::<Vec<_>>(),
-            [("runc".to_owned(), "1.1.5+ds1".to_owned())]
-        );
-    }
-
-    #[test]
-    fn a_simulation_tells_new_from_upgraded() {
-        let text = "Reading package lists...\nInst tini (0.19.0-1+b3 Debian:12 [amd64])\n\
-            Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\nConf tini (0.19)\nRemv old [1.0]\n\
-            Purg older [1.0]\n";
-        let simulation = parse_simulation(text);
-        assert_eq!(simulation.added, BTreeSet::from(["tini".to_owned()]));
-        assert_eq!(simulation.upgraded, BTreeSet::from(["libc6".to_owned()]));
-        assert_eq!(simulation.removed.len(), 2);
-    }
-
-    #[test]
-    fn a_held_lock_is_named_and_a_freed_one_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        fs::write(&path, "").unwrap();
-        let wait = |limit| wait_for_lock(&path, limit, limit);
-        wait(Duration::ZERO).unwrap();
-        // A lock of our own process by the classic call would be ours for apt as well; the holder
-        // must be another process.
-        let script = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX); \
-                      print('held',flush=True); sys.stdin.read()";
-        let mut holder = std::process::Command::new("python3")
-            .args(["-c", script])
-            .arg(&path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "held\n");
-        let e = wait(Duration::from_millis(50)).unwrap_err().to_string();
-        let named = format!("`python3` (pid {})", holder.id());
-        assert!(e.contains(&named), "{e}");
-        drop(holder.stdin.take());
-        wait(Duration::from_secs(20)).unwrap();
-        assert!(holder.wait().unwrap().success());
-    }
 
     #[test]
     fn no_lock_file_is_no_lock() {

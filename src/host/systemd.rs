@@ -29,6 +29,11 @@ impl UnitState {
     pub fn is_active(&self) -> bool {
         self.active == "active" || self.active == "reloading"
     }
+
+    /// It neither runs nor is on its way up or down.
+    pub fn is_stopped(&self) -> bool {
+        self.active == "inactive" || self.active == "failed"
+    }
 }
 
 /// Is systemd the init of this machine (sd_booted(3))?
@@ -123,7 +128,8 @@ mod tests {
             (12, "/etc/systemd/system/ocid.service")
         );
         let docker = units.get("docker.service").unwrap();
-        assert!(!docker.is_active() && docker.needs_reload);
+        assert!(!docker.is_active() && docker.is_stopped() && docker.needs_reload);
+        assert!(!ocid.is_stopped());
         assert_eq!(docker.load, "not-found");
         assert!(parse_show("").is_empty());
     }

@@ -1,31 +1,26 @@
 //! A run: look, refuse or go on, do the steps with a journal, verify, commit; or undo.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::artifact::{Reach, reachable};
 
 use super::catalog::Catalog;
 use super::choice::choose;
-use super::facts::{Facts, OCID_SOCKET};
+use super::facts::Facts;
 use super::plan::Plan;
 use super::preflight::{self, Finding, Inspected, Severity};
-use super::probe::{Plugins, Probes};
-use super::receipt::{Receipt, SCHEMA};
+use super::probe::Probes;
+use super::receipt::{Receipt, Record, SCHEMA};
 use super::report::{InstallReport, PlanReport, StepReport, StepState};
-use super::rollback::{ANSWER, Rollback, Way};
-use super::selftest::{self, SelfTest};
-use super::settings::Component;
+use super::rollback::{Rollback, Way};
 use super::step::{Context, Kind, Observation, Step, StepError};
 use super::store::{Peek, Store};
-use super::undo::Undo;
-use super::verify::{self, Health};
+use super::undo::{Origin, Undo};
 use super::{Event, Failure, Setup, SetupError, failpoint};
 
 /// How long the judgement about upstream may take.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
-const RUNROOT: &str = "/run/ocid";
-const PLUGIN_FOLDER: &str = "/opt/cni/bin";
 
 /// What a look at the machine gave.
 struct Survey {
@@ -188,8 +183,9 @@ impl Setup<'_> {
                 findings: &report.findings,
             });
             if survey.pending() == 0 {
+                self.forget_if_empty(store, &receipt)?;
                 report.health = self
-                    .verify(&survey.facts)
+                    .verify()
                     .map_err(|failure| SetupError::Unhealthy(Box::new(failure)))?;
                 report.duration_ms = milliseconds(begun);
                 return Ok(report);
@@ -264,7 +260,16 @@ impl Setup<'_> {
             ..
         } = survey;
         let run = run_id();
-        let journal = store.begin(&run)?;
+        let journal = match store.begin(&run) {
+            Ok(journal) => journal,
+            Err(e) => {
+                if receipt.schema == 0 {
+                    let made = store.made.clone();
+                    store.remove(&made)?;
+                }
+                return Err(e.into());
+            }
+        };
         let progress = |progress: super::step::Progress<'_>| {
             (self.tell)(&Event::Progress(progress));
         };
@@ -272,7 +277,7 @@ impl Setup<'_> {
         context.open(journal, store.images(), &run);
         let outcome = self
             .steps(&plan.steps, &mut context, report)
-            .and_then(|()| self.prove(&facts, &mut context, report))
+            .and_then(|()| self.prove(&mut context, report))
             .and_then(|()| self.commit(&store, receipt, &plan, &context));
         let failure = match outcome {
             Ok(receipt) => {
@@ -366,70 +371,6 @@ impl Setup<'_> {
         Ok(report)
     }
 
-    /// Does it work? Where something changed, with a pod.
-    fn prove(
-        &self,
-        facts: &Facts,
-        context: &mut Context<'_>,
-        report: &mut InstallReport,
-    ) -> Result<(), Failure> {
-        report.health = self.verify(facts)?;
-        if report.health.is_none() || report.changed == 0 || !self.settings.selftest {
-            return Ok(());
-        }
-        let root = Path::new("/");
-        match Plugins::in_folder(root, Path::new(PLUGIN_FOLDER), &mut context.probes) {
-            Some(plugins) => {
-                (self.tell)(&Event::Proving);
-                report.selftest = Some(self.run_selftest(plugins.cni_version)?);
-            }
-            None => report.notes.push(format!(
-                "no self-test: there are no CNI plugins in `{PLUGIN_FOLDER}`"
-            )),
-        }
-        if self.cancel.is_cancelled() {
-            return Err(Failure::Interrupted);
-        }
-        Ok(())
-    }
-
-    fn verify(&self, _: &Facts) -> Result<Option<Health>, Failure> {
-        if !self.settings.is_live() || !self.settings.has(Component::Ocid) {
-            return Ok(None);
-        }
-        let health = verify::verify(Path::new(OCID_SOCKET), ANSWER)?;
-        health.require(self.settings.has(Component::CniConfig))?;
-        Ok(Some(health))
-    }
-
-    fn run_selftest(&self, cni_version: String) -> Result<selftest::Report, Failure> {
-        let mut test = SelfTest::new(OCID_SOCKET, RUNROOT);
-        test.exe.clone_from(&self.exe);
-        test.cni_version = cni_version;
-        test.cancel = self.cancel.clone();
-        Ok(selftest::run(&test)?)
-    }
-
-    /// The self-test alone, on a node that is there.
-    pub fn selftest(&self) -> Result<selftest::Report, SetupError> {
-        let failed = |failure| SetupError::Unhealthy(Box::new(failure));
-        let health = verify::verify(Path::new(OCID_SOCKET), ANSWER)
-            .map_err(|e| failed(Failure::Verify(e)))?;
-        health
-            .require(false)
-            .map_err(|e| failed(Failure::Verify(e)))?;
-        let folder = Path::new(PLUGIN_FOLDER);
-        let plugins = Plugins::in_folder(Path::new("/"), folder, &mut Probes::default());
-        let plugins = plugins
-            .ok_or_else(|| StepError::Plugins(folder.to_owned()))
-            .map_err(|source| Failure::Step {
-                step: "run a pod".to_owned(),
-                source: Box::new(source),
-            })
-            .map_err(failed)?;
-        self.run_selftest(plugins.cni_version).map_err(failed)
-    }
-
     /// Retires what the plan does not want any more, and writes the receipt.
     fn commit(
         &self,
@@ -446,10 +387,23 @@ impl Setup<'_> {
             }
             receipt.run.clone_from(&journal.run().id);
         }
-        let wanted = |record: &super::receipt::Record| {
-            !matches!(record.undo, Undo::Path { .. })
-                || !self.settings.has(record.component)
-                || plan.steps.iter().any(|step| step.id == record.step)
+        let fresh: Vec<(&str, &Origin)> = context
+            .journal()
+            .iter()
+            .flat_map(|journal| &journal.run().records)
+            .filter_map(|record| Some((record.step.as_str(), archive(record)?)))
+            .collect();
+        let wanted = |record: &Record| {
+            if !matches!(record.undo, Undo::Path { .. }) || !self.settings.has(record.component) {
+                return true;
+            }
+            // A member that the newer archive does not have any more.
+            let dropped = archive(record).is_some_and(|old| {
+                fresh
+                    .iter()
+                    .any(|(step, new)| *step == record.step && *new != old)
+            });
+            !dropped && plan.steps.iter().any(|step| step.id == record.step)
         };
         let (kept, retired): (Vec<_>, Vec<_>) = receipt.records.into_iter().partition(wanted);
         receipt.records = kept;
@@ -473,6 +427,17 @@ impl Setup<'_> {
         store.save(&receipt)?;
         failpoint::pass("committed");
         Ok(receipt)
+    }
+}
+
+/// The archive of which a record's file is a member.
+fn archive(record: &Record) -> Option<&Origin> {
+    match &record.undo {
+        Undo::Path {
+            origin: Some(origin @ Origin::Archive { .. }),
+            ..
+        } => Some(origin),
+        _ => None,
     }
 }
 

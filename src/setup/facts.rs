@@ -21,8 +21,8 @@ use crate::host::{service, systemd};
 use super::catalog::Arch;
 use super::path::Stamp;
 use super::probe::{Plugins, Probes, Program};
-use super::receipt::Receipt;
-use super::settings::Settings;
+use super::receipt::{Receipt, SourceRecord};
+use super::settings::{Component, Settings, Source};
 use super::undo::{ServiceSpec, Undo};
 
 /// Where the CRI socket, docker's socket and the networks are.
@@ -51,6 +51,7 @@ pub struct Facts {
     pub apt: bool,
     /// Installed ones of those that matter, with their versions.
     pub packages: BTreeMap<String, String>,
+    /// As `plugins` and `dockerd` looked for only where the source is not settled yet.
     pub runc: Option<Program>,
     pub plugins: Option<Plugins>,
     pub dockerd: Option<Program>,
@@ -137,6 +138,15 @@ impl Facts {
         let machine = text(uname.as_ref().map(|u| u.machine()));
         let release = text(uname.as_ref().map(|u| u.release()));
         let systemd = settings.is_live() && systemd::is_running(root);
+        // What is installed matters where the choice is still open.
+        let open = |component| {
+            let settled = matches!(
+                receipt.sources.get(&component),
+                Some(SourceRecord::Upstream | SourceRecord::Distro)
+            );
+            settings.has(component) && settings.source == Source::Auto && !settled
+        };
+        let any_runc = open(Component::Runc) || !settings.has(Component::Runc);
         let mut facts = Self {
             arch: Arch::from_machine(&machine),
             machine,
@@ -145,9 +155,15 @@ impl Facts {
             systemd,
             apt: apt.is_there(),
             packages: apt.installed(&PACKAGES)?,
-            runc: probes.program(root, &settings.prefix, "runc", &["--version"]),
-            plugins: Plugins::find(root, probes),
-            dockerd: probes.program(root, &settings.prefix, "dockerd", &["--version"]),
+            runc: any_runc
+                .then(|| probes.program(root, &settings.prefix, "runc", &["--version"]))
+                .flatten(),
+            plugins: open(Component::CniPlugins)
+                .then(|| Plugins::find(root, probes))
+                .flatten(),
+            dockerd: open(Component::Docker)
+                .then(|| probes.program(root, &settings.prefix, "dockerd", &["--version"]))
+                .flatten(),
             iptables: super::probe::find(root, &settings.prefix, "iptables").is_some(),
             networks: names(&under(root, Path::new(NETWORKS)))?,
             exe: exe.to_owned(),

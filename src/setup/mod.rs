@@ -17,6 +17,7 @@ pub mod path;
 pub mod plan;
 pub mod preflight;
 pub mod probe;
+mod prove;
 pub mod receipt;
 pub mod report;
 mod rollback;

@@ -198,6 +198,13 @@ impl Planner<'_> {
         }
         if !names.is_empty() {
             names.sort();
+            if self.settings.is_live() {
+                // Maintainer scripts that add a group leave their lock behind.
+                let files = vec!["/run/adduser".into()];
+                let bridges = Vec::new();
+                let kind = Kind::Byproduct(Byproduct { files, bridges });
+                self.push(Component::Host, "byproducts", kind);
+            }
             let kind = Kind::Package(Package { names });
             self.push(Component::Host, "packages", kind);
         }
@@ -244,12 +251,14 @@ impl Planner<'_> {
     fn runc(&mut self) {
         if let Some(From::Upstream(artifact)) = self.from(Component::Runc).cloned() {
             self.folder(Component::Runc, self.settings.prefix.join("bin"));
+            let path = self.settings.bin("runc");
+            let id = format!("program:{}", path.display());
             let kind = Kind::Artifact(ArtifactStep {
                 artifact: *artifact,
-                path: self.settings.bin("runc"),
+                path,
                 keep: self.keeps(),
             });
-            self.push(Component::Runc, "program", kind);
+            self.push(Component::Runc, id, kind);
         }
     }
 
@@ -326,11 +335,8 @@ impl Planner<'_> {
         let component = Component::Ocid;
         self.folder(component, self.settings.prefix.join("bin"));
         let own = self.settings.bin("crio-setup");
-        self.push(
-            component,
-            "program",
-            Kind::OwnBinary(OwnBinary { path: own }),
-        );
+        let id = format!("program:{}", own.display());
+        self.push(component, id, Kind::OwnBinary(OwnBinary { path: own }));
         for name in ["ocid", "ocic"] {
             self.link(
                 component,
@@ -395,7 +401,7 @@ impl Planner<'_> {
                 folder: folder.clone(),
                 keep: self.keeps(),
             });
-            self.push(component, "programs", kind);
+            self.push(component, format!("programs:{}", folder.display()), kind);
             let link = self.settings.bin("docker");
             self.link(
                 component,
@@ -412,6 +418,10 @@ impl Planner<'_> {
         self.folder(component, "/etc/docker");
         self.folder_with(component, "/var/lib/docker", 0o710, true);
         if self.settings.is_live() {
+            // dockerd's own containerd makes them, whether or not it has plugins.
+            for folder in ["/opt/containerd/bin", "/opt/containerd/lib"] {
+                self.folder_with(component, folder, 0o711, false);
+            }
             self.folder_with(component, "/run/docker", 0o700, true);
             // dockerd's containerd makes it at every start.
             self.folder_with(component, "/opt/containerd", 0o711, true);
@@ -460,7 +470,6 @@ impl Planner<'_> {
                 input("/etc/ocid/ocid.conf"),
                 input("/etc/ocid/ocid.conf.d"),
                 input("/etc/ocid/seccomp.json"),
-                input("/etc/default/ocid"),
             ];
             inputs.extend(unit("ocid"));
             let kind = Kind::Service(ServiceStep {
@@ -468,15 +477,13 @@ impl Planner<'_> {
                 program: ProgramAt::Path(self.settings.bin("ocid")),
                 args: Vec::new(),
                 env: Vec::new(),
+                environment_file: input("/etc/default/ocid"),
                 inputs,
             });
             self.push(Component::Ocid, "service", kind);
         }
         if with_docker {
-            let mut inputs = vec![
-                input("/etc/docker/daemon.json"),
-                input("/etc/default/docker"),
-            ];
+            let mut inputs = vec![input("/etc/docker/daemon.json")];
             inputs.extend(unit("docker"));
             let mut env = Vec::new();
             if let Some(From::Upstream(_)) = self.from(Component::Docker) {
@@ -489,6 +496,7 @@ impl Planner<'_> {
                 program: self.dockerd_at(),
                 args: DOCKERD_ARGS.map(str::to_owned).to_vec(),
                 env,
+                environment_file: input("/etc/default/docker"),
                 inputs,
             });
             self.push(Component::Docker, "service", kind);

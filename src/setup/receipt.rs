@@ -108,7 +108,11 @@ impl Receipt {
                 known.component = record.component;
                 known.undo = known.undo.clone().merged_with(record.undo);
             }
-            None => self.records.push(record),
+            None => {
+                let rank = record.undo.rank();
+                let after = self.records.iter().rposition(|r| r.undo.rank() <= rank);
+                self.records.insert(after.map_or(0, |i| i + 1), record);
+            }
         }
     }
 
@@ -147,6 +151,37 @@ mod tests {
         let receipt = Receipt::parse(include_bytes!("fixtures/receipt-1.json")).unwrap();
         assert_eq!(receipt.records.len(), 8);
         assert!(receipt.wrote("/usr/local/bin/runc".as_ref()).is_some());
+    }
+
+    #[test]
+    fn services_stop_first_and_packages_go_last_whichever_run_brought_them() {
+        let mut receipt = Receipt::parse(include_bytes!("fixtures/receipt-1.json")).unwrap();
+        let add = |receipt: &mut Receipt, undo| {
+            receipt.add(Record {
+                step: "late".to_owned(),
+                component: Component::Docker,
+                undo,
+            });
+        };
+        let packages = Undo::Packages {
+            requested: vec!["late".to_owned()],
+            added: Vec::new(),
+        };
+        add(&mut receipt, packages);
+        add(
+            &mut receipt,
+            Undo::Bridge {
+                name: "late0".to_owned(),
+            },
+        );
+        let late: Vec<usize> = (0..receipt.records.len())
+            .filter(|i| receipt.records[*i].step == "late")
+            .collect();
+        assert_eq!(late, [1, 8]);
+        assert!(matches!(
+            receipt.records.last().map(|r| &r.undo),
+            Some(Undo::Service { .. })
+        ));
     }
 
     #[test]

@@ -100,7 +100,10 @@ fn drift(root: &Path, receipt: &Receipt, deep: bool) -> Vec<String> {
                     Err(e) => drift.push(format!("`{path}` cannot be read: {e}")),
                 }
             }
-            Undo::Folder { path, .. } if !under(root, path).is_dir() => {
+            // What is in /run goes with a reboot, and whoever needs it makes it again.
+            Undo::Folder { path, .. }
+                if !path.starts_with("/run") && !under(root, path).is_dir() =>
+            {
                 drift.push(format!("`{}` is missing", path.display()));
             }
             Undo::Sysctl { key, wrote, .. } => {

@@ -4,8 +4,9 @@
 //! The journal holds the records of the run in progress, the receipt those of all finished runs.
 //! Every undo is safe to repeat and right from any state that a killed run leaves: it looks first.
 
+mod act;
+
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,15 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::Sha256Sum;
 use crate::host::apt::{Apt, AptError};
+use crate::host::bridge;
 use crate::host::command::CommandError;
-use crate::host::fs::{remove_tree, under};
-use crate::host::service::{self, Service, ServiceError};
-use crate::host::{bridge, mount, systemd};
+use crate::host::fs::under;
+use crate::host::service::{Service, ServiceError};
 
 use super::path::{self, Before, Restored, Stamp, Wrote};
-
-/// How long a service may take to stop before it is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the content of a path came from, when its bytes alone do not tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +276,16 @@ impl Undo {
         }
     }
 
+    /// In which part of a receipt it stands: packages are the ground of everything else and services
+    /// stand on everything else, whichever run brought them.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::Packages { .. } => 0,
+            Self::Service { .. } => 2,
+            _ => 1,
+        }
+    }
+
     /// The before-image that this record needs.
     pub fn image(&self) -> Option<&str> {
         match self {
@@ -320,14 +328,14 @@ impl Undo {
                 }
             }
             Self::Folder { path, purge } => {
-                folder(context.root, path, *purge).map_err(|source| UndoError::Folder {
+                act::folder(context.root, path, *purge).map_err(|source| UndoError::Folder {
                     path: path.clone(),
                     source,
                 })
             }
             Self::Scratch { path } => {
                 let real = under(context.root, path);
-                tree(&real).map_err(|source| UndoError::Folder {
+                act::tree(&real).map_err(|source| UndoError::Folder {
                     path: path.clone(),
                     source,
                 })
@@ -356,7 +364,7 @@ impl Undo {
                     source,
                 }),
             },
-            Self::Sysctl { key, before, wrote } => sysctl(key, before, wrote),
+            Self::Sysctl { key, before, wrote } => act::sysctl(key, before, wrote),
             Self::Packages { added, .. } => Apt::new(context.root, context.lock_limit)
                 .purge(added)
                 .map(changed)
@@ -366,7 +374,7 @@ impl Undo {
                 }),
             Self::Service {
                 service, systemd, ..
-            } => stop(service, *systemd),
+            } => act::stop(service, *systemd),
         }
     }
 }
@@ -389,99 +397,10 @@ fn changed(changed: bool) -> Undone {
     }
 }
 
-fn folder(root: &Path, path: &Path, purge: bool) -> io::Result<Undone> {
-    let real = under(root, path);
-    match path::look(&real)? {
-        None => return Ok(Undone::Unchanged),
-        Some(meta) if !meta.is_dir() => {
-            let reason = format!("`{}` is no folder any more", path.display());
-            return Ok(Undone::Kept(reason));
-        }
-        Some(_) => {}
-    }
-    if purge {
-        if mount::is_mounted(&real)? {
-            let reason = format!("something is mounted on `{}`", path.display());
-            return Ok(Undone::Kept(reason));
-        }
-        // Pinned namespaces and overlays of pods that are gone.
-        mount::unmount_below(&real)?;
-        return tree(&real);
-    }
-    match fs::remove_dir(&real) {
-        Ok(()) => Ok(Undone::Changed),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Undone::Unchanged),
-        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            Ok(Undone::Kept(format!("`{}` is not empty", path.display())))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-fn tree(real: &Path) -> io::Result<Undone> {
-    let there = path::look(real)?.is_some();
-    let (Some(folder), Some(name)) = (real.parent(), real.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    // A folder above that is gone took it along.
-    if there {
-        remove_tree(folder, Path::new(name))?;
-    }
-    Ok(changed(there))
-}
-
-fn sysctl(key: &str, before: &str, wrote: &str) -> Result<Undone, UndoError> {
-    let path = Path::new("/proc/sys").join(key);
-    let now = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().to_owned(),
-        // The module that brought it is gone, and the setting with it.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Undone::Unchanged),
-        Err(source) => {
-            return Err(UndoError::Sysctl {
-                key: key.to_owned(),
-                value: before.to_owned(),
-                source,
-            });
-        }
-    };
-    if now == before {
-        return Ok(Undone::Unchanged);
-    }
-    if now != wrote {
-        let reason = format!("`{}` was set to `{now}` since", key.replace('/', "."));
-        return Ok(Undone::Kept(reason));
-    }
-    fs::write(&path, before)
-        .map(|()| Undone::Changed)
-        .map_err(|source| UndoError::Sysctl {
-            key: key.to_owned(),
-            value: before.to_owned(),
-            source,
-        })
-}
-
-fn stop(service: &ServiceSpec, by_systemd: bool) -> Result<Undone, UndoError> {
-    if !by_systemd {
-        return Ok(changed(service::stop(
-            &service.direct(Duration::ZERO),
-            STOP_LIMIT,
-        )?));
-    }
-    let unit = service.unit();
-    let failed = |source| UndoError::Unit {
-        unit: unit.clone(),
-        source,
-    };
-    let running = systemd::show(&[&unit]).map_err(failed)?;
-    let running = running.get(&unit).is_some_and(|state| state.main_pid != 0);
-    systemd::stop(&unit).map_err(failed)?;
-    systemd::reset_failed(&unit);
-    Ok(changed(running))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn context(root: &Path) -> UndoContext<'_> {
         UndoContext {

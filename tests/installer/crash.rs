@@ -125,13 +125,13 @@ fn every_failing_step_is_undone() -> Result<()> {
     let before = tree.list(false)?;
     for step in [
         "host:file:/etc/sysctl.d/90-crio-setup.conf",
-        "runc:program",
+        "runc:program:/usr/local/bin/runc",
         "cni-plugins:programs",
         "cni-config:file:/etc/cni/net.d/99-loopback.conflist",
-        "ocid:program",
+        "ocid:program:/usr/local/bin/crio-setup",
         "ocid:link:/usr/local/bin/ocic",
         "ocid:file:/etc/crictl.yaml",
-        "docker:programs",
+        "docker:programs:/usr/local/libexec/crio-setup/docker",
         "docker:folder:/var/lib/docker",
     ] {
         let output = tree

@@ -232,6 +232,34 @@ fn plugins_of_the_distribution_are_linked_and_later_replaced() -> Result<()> {
 }
 
 #[test]
+fn another_prefix_takes_everything_along() -> Result<()> {
+    let tree = Tree::new()?;
+    let before = tree.list(false)?;
+    tree.install(&[])?;
+    tree.install(&["--prefix", "/opt/node"])?;
+    for name in ["crio-setup", "ocid", "runc", "docker"] {
+        ensure!(
+            tree.path("/opt/node/bin").join(name).exists(),
+            "no `{name}`"
+        );
+        ensure!(
+            !tree.path("/usr/local/bin").join(name).exists(),
+            "old `{name}`"
+        );
+    }
+    // What was in the way of the first one is back.
+    ensure!(fs::read_link(tree.path("/usr/local/bin/ocic"))? == std::path::Path::new("nowhere"));
+    ensure!(
+        tree.read("/etc/ocid/ocid.conf")?
+            .contains("/opt/node/bin/runc")
+    );
+    tree.uninstall(&[])?;
+    let left = difference(&before, &tree.list(false)?);
+    ensure!(left.is_empty(), "left: {left:#?}");
+    Ok(())
+}
+
+#[test]
 fn one_run_at_a_time_and_a_signal_undoes_it() -> Result<()> {
     let tree = Tree::new()?;
     let before = tree.list(false)?;

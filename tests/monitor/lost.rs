@@ -104,7 +104,9 @@ async fn a_monitor_killed_during_create_takes_everything_with_it() {
     let killer = async {
         let record = world.bundle().join("monitor.json");
         loop {
-            if let Ok(text) = fs::read(&record) {
+            // With its socket there it is past its own start and calls the runtime.
+            if world.bundle().join("monitor.sock").exists() {
+                let text = fs::read(&record).unwrap();
                 let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
                 let id: ProcessId = serde_json::from_value(json["monitor"].clone()).unwrap();
                 return id.open().unwrap().kill(Signal::SIGKILL).unwrap();
@@ -117,6 +119,25 @@ async fn a_monitor_killed_during_create_takes_everything_with_it() {
     assert!(matches!(error, RuntimeError::MonitorLost { .. }), "{error}");
     tokio::time::sleep(Duration::from_millis(1500)).await;
     fs::remove_file(world.bundle().join("monitor.sock")).unwrap();
+    world.assert_gone();
+}
+
+#[tokio::test]
+async fn a_monitor_killed_during_create_without_a_daemon_leaves_nothing() {
+    let world = World::scripted("sleep 600", "sleep 1; exec /usr/bin/runc \"$@\"");
+    let early = tokio::time::timeout(Duration::from_millis(400), world.create());
+    assert!(early.await.is_err());
+    let text = fs::read(world.bundle().join("monitor.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let id: ProcessId = serde_json::from_value(json["monitor"].clone()).unwrap();
+    id.open().unwrap().kill(Signal::SIGKILL).unwrap();
+    let exits = &world.request.exits_dir;
+    let found = world.runtime.adopt(&world.id, world.bundle(), exits).await;
+    assert_eq!(found.unwrap(), Adopted::Absent);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for file in ["monitor.json", "monitor.sock"] {
+        fs::remove_file(world.bundle().join(file)).unwrap();
+    }
     world.assert_gone();
 }
 

@@ -41,12 +41,6 @@ pub struct Client {
 
 /// Connects to the monitor that listens in this bundle and agrees on a version.
 pub async fn connect(bundle: &Path) -> Result<Client, ClientError> {
-    connect_within(bundle, LIMIT).await
-}
-
-/// As [`connect`], for a monitor that may be in the middle of creating its container: until that is done it
-/// answers nobody.
-pub async fn connect_within(bundle: &Path, limit: Duration) -> Result<Client, ClientError> {
     let failed = |source| ClientError::Connect {
         bundle: bundle.to_owned(),
         source,
@@ -65,7 +59,7 @@ pub async fn connect_within(bundle: &Path, limit: Duration) -> Result<Client, Cl
         version: VERSION,
     };
     match client
-        .ask(&Request::Hello { version: VERSION }, limit)
+        .ask(&Request::Hello { version: VERSION }, LIMIT)
         .await?
     {
         Answer::Hello { version } => client.version = version,

@@ -14,7 +14,7 @@ use super::call;
 use super::create::{Created, create};
 use super::journal::Journal;
 use super::log::{CriLog, Piece};
-use super::protocol::{Answer, ContainerJob, ExitRecord, Reply, Request, SOCKET, VERSION};
+use super::protocol::{Answer, ContainerJob, ExitRecord, RECORD, Reply, Request, SOCKET, VERSION};
 use super::stdio::{Channel, Progress, Stream};
 use super::{Daemon, MonitorError, record};
 use crate::host::{clock, pages, pty};
@@ -27,14 +27,12 @@ pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
         path: job.bundle.clone(),
         source,
     })?;
-    let mut output = Output::open(&job)?;
-    let created = match create(&job) {
-        Ok(created) => created,
+    let (output, created) = match bring_up(&job) {
+        Ok(up) => up,
         Err(e) => {
-            if let Some(log) = output.log.take()
-                && let Err(e) = log.discard()
-            {
-                eprintln!("remove the log: {e}");
+            // The daemon wrote it when it started us.
+            if let Err(e) = record::remove(Path::new(RECORD)) {
+                eprintln!("remove `{RECORD}`: {e}");
             }
             return Err(e);
         }
@@ -56,6 +54,19 @@ pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
     monitor
         .watch()
         .map_err(MonitorError::prepare("wait for the container"))
+}
+
+fn bring_up(job: &ContainerJob) -> Result<(Output, Created), MonitorError> {
+    let output = Output::open(job)?;
+    match create(job) {
+        Ok(created) => Ok((output, created)),
+        Err(e) => {
+            if let Some(Err(e)) = output.log.map(CriLog::discard) {
+                eprintln!("remove the log: {e}");
+            }
+            Err(e)
+        }
+    }
 }
 
 /// Where output goes.

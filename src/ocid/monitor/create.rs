@@ -104,8 +104,6 @@ pub fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
             .map_err(prepare("remove the files of a former attempt"))?;
     }
     let control = Control::bind(Path::new(SOCKET)).map_err(prepare("listen on `monitor.sock`"))?;
-    // Before the runtime is called: a daemon that is killed now must find us when it is back.
-    record::write(Path::new(RECORD), &record).map_err(prepare("write `monitor.json`"))?;
     let children = Children::new().map_err(prepare("watch for ended children"))?;
     let stdio = Stdio::new(job).map_err(prepare("make the container's stdio"))?;
     let Stdio {
@@ -237,7 +235,7 @@ fn with_printed(error: MonitorError, readers: &[OwnedFd; 2]) -> MonitorError {
     }
 }
 
-/// Leaves nothing of a container that could not be created: no process, no state of the runtime, no record.
+/// Leaves nothing of a container that could not be created: no process, no state of the runtime.
 fn clean_up(job: &ContainerJob, children: &Children) {
     if let Err(e) = process::kill_family(std::process::id().cast_signed(), None) {
         eprintln!("kill what is left of the container: {e}");
@@ -248,7 +246,7 @@ fn clean_up(job: &ContainerJob, children: &Children) {
             eprintln!("delete what is left of the container: {e}");
         }
     }
-    for file in [CONSOLE, SOCKET, PIDFILE, RECORD] {
+    for file in [CONSOLE, SOCKET, PIDFILE] {
         if let Err(e) = record::remove(Path::new(file)) {
             eprintln!("remove `{file}`: {e}");
         }

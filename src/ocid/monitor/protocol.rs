@@ -5,7 +5,8 @@
 //!
 //! - An [`Order`] goes to the new process on descriptor 0, a socket whose writing half is then shut down; one
 //!   [`Reply`] line comes back on it.
-//! - [`MonitorRecord`] stands in the bundle from before the runtime is called, [`ExitRecord`] in the exits folder
+//! - [`MonitorRecord`] stands in the bundle from before the monitor has its order: the daemon writes it, so that
+//!   after a crash no monitor can be at work that nobody knows of. [`ExitRecord`] stands in the exits folder
 //!   once the container is gone and its log complete.
 //! - [`Request`] and [`Answer`] are one JSON line each over `monitor.sock` in the bundle; the first exchange
 //!   is `hello`.

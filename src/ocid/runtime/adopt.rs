@@ -10,9 +10,10 @@ use nix::sys::signal::Signal;
 use super::create::{Created, read_record};
 use super::{ExitRecord, Runtime, RuntimeError, exits};
 use crate::host::clock;
-use crate::host::process::ProcessId;
+use crate::host::inotify::FolderWatch;
+use crate::host::process::{ProcessId, kill_family};
 use crate::ocid::monitor::client;
-use crate::ocid::monitor::protocol::VERSION;
+use crate::ocid::monitor::protocol::{MonitorRecord, VERSION};
 
 /// How long a monitor that has seen its container's end may take to record it before it is asked.
 const RECORD_LIMIT: Duration = Duration::from_secs(3);
@@ -59,23 +60,10 @@ impl Runtime {
         let Some(mut record) = read()? else {
             return Ok(Adopted::Absent);
         };
-        if record.init.is_none() && record.monitor.is_running() {
-            // In the middle of it. The answer comes when the container has been created; otherwise the
-            // connection breaks, and the record is gone with the attempt.
-            let limit = self.create_limit;
-            if let Ok(mut client) = client::connect_within(bundle, limit).await {
-                match client.status(limit).await {
-                    Ok((new, _)) => record = new,
-                    Err(e) => tracing::debug!(id, error = %e, "a monitor gave up creating"),
-                }
-            }
-            if record.init.is_none() {
-                // Whoever clears up after it must not meet it at the same work.
-                wait(&record.monitor, ANSWER_LIMIT).await?;
-                match read()? {
-                    Some(new) => record = new,
-                    None => return Ok(Adopted::Absent),
-                }
+        if record.init.is_none() {
+            match self.created(id, bundle, &record).await? {
+                Some(new) => record = new,
+                None => return Ok(Adopted::Absent),
             }
         }
         let Some(init) = record.init else {
@@ -105,6 +93,65 @@ impl Runtime {
             Some(record) => Adopted::Exited(record),
             None => Adopted::Abandoned(created),
         })
+    }
+
+    /// Waits for a monitor that is creating its container, and answers its new record; `None` when it failed or is
+    /// gone, and then nothing that it started runs any more.
+    async fn created(
+        &self,
+        id: &str,
+        bundle: &Path,
+        record: &MonitorRecord,
+    ) -> Result<Option<MonitorRecord>, RuntimeError> {
+        let io = |what| {
+            move |source| RuntimeError::Io {
+                what,
+                id: id.to_owned(),
+                source,
+            }
+        };
+        let mut watch = FolderWatch::new(bundle).map_err(io("watch the bundle"))?;
+        let read = || read_record(bundle).map_err(io("read the monitor's record"));
+        let deadline = tokio::time::Instant::now() + self.create_limit + ANSWER_LIMIT;
+        let monitor = match record.monitor.open() {
+            Ok(monitor) => Some(monitor),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io("look for the monitor")(e)),
+        };
+        while let Some(monitor) = &monitor {
+            match read()? {
+                Some(new) if new.init.is_some() => return Ok(Some(new)),
+                _ => {}
+            }
+            tokio::select! {
+                change = watch.next() => drop(change.map_err(io("watch the bundle"))?),
+                ended = monitor.exited() => {
+                    ended.map_err(io("wait for the monitor"))?;
+                    break;
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(RuntimeError::Failed {
+                        action: "adopt",
+                        id: id.to_owned(),
+                        message: "its monitor is still creating it".to_owned(),
+                    });
+                }
+            }
+        }
+        if let Some(new) = read()?.filter(|new| new.init.is_some()) {
+            return Ok(Some(new));
+        }
+        // Killed, it may have left the runtime at work: in its session, whose number is free for others only when
+        // the session is empty.
+        let pid = record.monitor.pid;
+        let ours = match ProcessId::of(pid) {
+            Ok(now) => now == record.monitor,
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        };
+        if ours {
+            kill_family(pid, Some(pid)).map_err(io("kill what a lost monitor left behind"))?;
+        }
+        Ok(None)
     }
 
     /// Waits until the monitor has ended: after a normal end there is an exit record, else see

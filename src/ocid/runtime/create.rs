@@ -123,8 +123,17 @@ impl Runtime {
             .mode(0o600)
             .open(&log_path)
             .map_err(io("open the monitor's log"))?;
+        // Known before it can do anything: whoever finds a bundle without a record finds no container either.
+        let known = |monitor| {
+            let record = MonitorRecord {
+                version: VERSION,
+                monitor,
+                init: None,
+            };
+            record::write(&r.bundle.join(RECORD), &record)
+        };
         let started = self
-            .launch(&r.id, order, Stdio::null(), Stdio::from(log))
+            .launch(&r.id, order, [Stdio::null(), Stdio::from(log)], known)
             .await?;
         let Launched { mut child, socket } = started;
         let answered = tokio::time::timeout(self.create_limit + GRACE, answer(socket)).await;
@@ -172,13 +181,13 @@ impl Runtime {
         }
     }
 
-    /// Starts `ocid monitor` and gives it its order.
+    /// Starts `ocid monitor`, makes it known, and only then gives it its order.
     pub(super) async fn launch(
         &self,
         id: &str,
         job: Job,
-        stdout: Stdio,
-        stderr: Stdio,
+        [stdout, stderr]: [Stdio; 2],
+        known: impl FnOnce(ProcessId) -> io::Result<()>,
     ) -> Result<Launched, RuntimeError> {
         let failed = |source| RuntimeError::Spawn {
             id: id.to_owned(),
@@ -195,6 +204,10 @@ impl Runtime {
         let mut socket = UnixStream::from_std(ours).map_err(failed)?;
         let child = spawn::own_face(&self.exe, "monitor", OwnedFd::from(theirs), stdout, stderr)
             .map_err(failed)?;
+        // On an error the socket closes, and a monitor without an order ends.
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let id = pid.ok_or(io::ErrorKind::NotFound.into());
+        id.and_then(ProcessId::of).and_then(known).map_err(failed)?;
         // One that dies before it has read all of it says so by the missing answer.
         if socket.write_all(&text).await.is_ok() {
             let _ = socket.shutdown().await;

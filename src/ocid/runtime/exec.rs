@@ -67,7 +67,7 @@ impl Runtime {
             open_files: self.open_files.map(|(soft, _)| soft),
         }));
         let started = self
-            .launch(r.id, job, Stdio::piped(), Stdio::piped())
+            .launch(r.id, job, [Stdio::piped(), Stdio::piped()], |_| Ok(()))
             .await?;
         let Launched { mut child, socket } = started;
         let (mut stdout, mut stderr) = (

@@ -26,7 +26,9 @@ pub struct ServiceStep {
     pub args: Vec<String>,
     /// Beyond the defaults, where there is no systemd.
     pub env: Vec<(String, String)>,
-    /// Files that it reads when it starts, its program aside.
+    /// As `EnvironmentFile=-` of its unit.
+    pub environment_file: PathBuf,
+    /// Files that it reads when it starts, its program and the environment file aside.
     pub inputs: Vec<PathBuf>,
 }
 
@@ -44,6 +46,7 @@ impl ServiceStep {
 
     fn inputs(&self, exe: &std::path::Path) -> Result<Vec<Input>, StepError> {
         std::iter::once(exe)
+            .chain([self.environment_file.as_path()])
             .chain(self.inputs.iter().map(PathBuf::as_path))
             .map(|path| {
                 let stamp = Stamp::follow(path).map_err(StepError::io("look at", path))?;
@@ -96,7 +99,17 @@ impl Action for ServiceStep {
 
     fn apply(&self, context: &mut Context<'_>) -> Result<Vec<Undo>, StepError> {
         let exe = self.program.require(&context.settings.root)?;
-        let spec = self.spec(exe.clone());
+        let mut spec = self.spec(exe.clone());
+        if !context.facts.systemd {
+            let file = &self.environment_file;
+            match std::fs::read_to_string(file) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                text => {
+                    let text = text.map_err(StepError::io("read", file))?;
+                    spec.env.extend(assignments(&text));
+                }
+            }
+        }
         let was_running = context.facts.running.contains_key(self.name);
         let undo = vec![Undo::Service {
             service: spec.clone(),
@@ -110,6 +123,24 @@ impl Action for ServiceStep {
         failpoint::pass("service-started");
         Ok(undo)
     }
+}
+
+/// The assignments of an environment file (systemd.exec(5), `EnvironmentFile=`), as far as files of
+/// this kind go: one a line, a value perhaps in quotes, comments with `#` or `;`.
+fn assignments(text: &str) -> Vec<(String, String)> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with(['#', ';']))
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| {
+            let value = value.trim();
+            let quoted = ['"', '\'']
+                .iter()
+                .find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q));
+            (key.trim().to_owned(), quoted.unwrap_or(value).to_owned())
+        })
+        .filter(|(key, _)| !key.is_empty())
+        .collect()
 }
 
 /// Starts a service, or restarts one that runs, and waits until it is ready.
@@ -138,4 +169,24 @@ pub(in crate::setup) fn start(
     }
     service::start_background(&direct)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_file_is_read_as_systemd_does() {
+        let text = "# proxies\nHTTPS_PROXY=http://proxy:3128\n\n; off=1\n NO_PROXY = \"a, b\" \n\
+                    QUOTED='x=y'\nno assignment\n=empty\nOPEN=\"half\n";
+        let read = assignments(text);
+        let expected = [
+            ("HTTPS_PROXY", "http://proxy:3128"),
+            ("NO_PROXY", "a, b"),
+            ("QUOTED", "x=y"),
+            ("OPEN", "\"half"),
+        ];
+        let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(read, expected);
+    }
 }

@@ -1,0 +1,81 @@
+//! What dpkg's status file and apt's simulations say.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead};
+
+use super::Simulation;
+
+pub(super) fn status(file: impl BufRead, names: &[&str]) -> io::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let (mut package, mut installed) = (None, false);
+    for line in file.split(b'\n') {
+        let line = line?;
+        if line.is_empty() {
+            (package, installed) = (None, false);
+        } else if let Some(name) = line.strip_prefix(b"Package: ") {
+            package = names.iter().find(|n| n.as_bytes() == name).copied();
+        } else if package.is_none() {
+        } else if let Some(status) = line.strip_prefix(b"Status: ") {
+            installed = status.ends_with(b" installed") && !status.ends_with(b"not-installed");
+        } else if let (true, Some(name), Some(version)) =
+            (installed, package, line.strip_prefix(b"Version: "))
+        {
+            found.insert(
+                name.to_owned(),
+                String::from_utf8_lossy(version).into_owned(),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes.
+pub(super) fn simulation(text: &str) -> Simulation {
+    let mut simulation = Simulation::default();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(act), Some(name)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let name = name.to_owned();
+        match act {
+            "Inst" if words.next().is_some_and(|w| w.starts_with('[')) => {
+                simulation.upgraded.insert(name);
+            }
+            "Inst" => drop(simulation.added.insert(name)),
+            "Remv" | "Purg" => drop(simulation.removed.insert(name)),
+            _ => {}
+        }
+    }
+    simulation
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn only_installed_packages_count() {
+        let status = "Package: runc\nStatus: install ok installed\nVersion: 1.1.5+ds1\n\n\
+            Package: docker.io\nStatus: deinstall ok config-files\nVersion: 20.10\n\n\
+            Package: tini\nStatus: install ok half-configured\nVersion: 0.19\n\n\
+            Package: other\nStatus: install ok installed\nVersion: 9\n";
+        let names = ["runc", "docker.io", "tini", "gone"];
+        let found = super::status(status.as_bytes(), &names).unwrap();
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            [("runc".to_owned(), "1.1.5+ds1".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_simulation_tells_new_from_upgraded() {
+        let text = "Reading package lists...\nInst tini (0.19.0-1+b3 Debian:12 [amd64])\n\
+            Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\nConf tini (0.19)\nRemv old [1.0]\n\
+            Purg older [1.0]\n";
+        let simulation = super::simulation(text);
+        assert_eq!(simulation.added, BTreeSet::from(["tini".to_owned()]));
+        assert_eq!(simulation.upgraded, BTreeSet::from(["libc6".to_owned()]));
+        assert_eq!(simulation.removed.len(), 2);
+    }
+}
