@@ -343,7 +343,7 @@ fn main() -> Result<()> {
         .unwrap_or(20);
     let machine = Machine::start()?;
     let (_mirror, _registry, image) = prepare(&machine)?;
-    let [ocid, containerd] = tokio::runtime::Builder::new_current_thread()
+    let [ocid, containerd] = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
         .block_on(compare(&machine, rounds, &image))?;

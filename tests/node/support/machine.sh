@@ -43,8 +43,10 @@ if [ "$stage" = outside ]; then
         fi
         echo $$ >"$dir/$name/cgroup.procs"
     done < <(hierarchies)
-    # unshare comments on a killed child; only what is said inside is of interest.
-    unshare --mount --net --ipc --uts --cgroup --pid --fork --kill-child \
+    # Only the end of input counts. Should this shell be killed outright, the next in line is told by the
+    # kernel, and so is init. (unshare comments on a killed child; what is said inside is of interest.)
+    trap : HUP INT TERM
+    setpriv --pdeathsig KILL unshare --mount --net --ipc --uts --cgroup --pid --fork --kill-child \
         bash "$0" inside "$name" "$init" "$@" 3>&2 2>/dev/null &
     unshare=$!
     read -r _ || true
