@@ -309,6 +309,33 @@ async fn compare(machine: &Machine, rounds: usize, image: &str) -> Result<[Peer;
     Ok(peers)
 }
 
+/// The installer when there is nothing to do: milliseconds (the way into the machine taken off) and MiB
+/// at most.
+fn rerun(rounds: usize) -> Result<(f64, f64)> {
+    let machine = Machine::start()?;
+    let _way = Mirror::open(&machine)?;
+    machine.run(&["apt-get", "-qq", "update"])?;
+    machine.run(&["apt-get", "-qq", "-y", "install", "time"])?;
+    let program = machine.product("crio-setup")?;
+    machine.run(&[&program, "install", "--without", "docker"])?;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let installed = ["crio-setup", "install", "--without", "docker"];
+    for _ in 0..rounds {
+        let started = Instant::now();
+        let said = machine.run(&installed)?;
+        ours.push(milliseconds(started));
+        ensure!(said.contains("changed: 0"), "{said}");
+        let started = Instant::now();
+        machine.run(&["true"])?;
+        bare.push(milliseconds(started));
+    }
+    let argv = [&["/usr/bin/time", "-f", "%M"], &installed[..]].concat();
+    let output = machine.output(&argv)?;
+    let said = String::from_utf8(output.stderr)?;
+    let kib: f64 = said.lines().last().context("no figure")?.trim().parse()?;
+    Ok((median(&ours) - median(&bare), kib / 1024.0))
+}
+
 fn main() -> Result<()> {
     let rounds = std::env::args()
         .skip(1)
@@ -320,6 +347,7 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?
         .block_on(compare(&machine, rounds, &image))?;
+    let (time, memory) = rerun(rounds)?;
     println!("medians of {rounds} rounds | ocid | containerd | ratio");
     println!("---|---|---|---");
     let row = |what: &str, ours: f64, theirs: f64| {
@@ -356,5 +384,6 @@ fn main() -> Result<()> {
         ocid.helpers,
         containerd.helpers,
     );
+    println!("no-op re-run of install: {time:.0} ms, {memory:.1} MiB");
     Ok(())
 }

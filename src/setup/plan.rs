@@ -423,6 +423,8 @@ impl Planner<'_> {
                 self.folder_with(component, folder, 0o711, false);
             }
             self.folder_with(component, "/run/docker", 0o700, true);
+            // dockerd's containerd makes it at every start.
+            self.folder_with(component, "/opt/containerd", 0o711, true);
             let kind = Kind::Byproduct(Byproduct {
                 files: [
                     "/run/docker.sock",
