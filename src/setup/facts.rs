@@ -336,8 +336,11 @@ fn running(by_systemd: bool, receipt: &Receipt) -> Result<BTreeMap<String, Runni
         let units = SERVICES.map(|name| format!("{name}.service"));
         let units: Vec<&str> = units.iter().map(String::as_str).collect();
         for (unit, state) in systemd::show(&units).map_err(FactsError::Systemd)? {
-            if state.is_active() {
-                let name = unit.strip_suffix(".service").unwrap_or(&unit).to_owned();
+            let name = unit.strip_suffix(".service").unwrap_or(&unit);
+            // A docker.service of somebody else's is not ours for its name.
+            let ours = receipt.record(&format!("service:{name}")).is_some();
+            if ours && state.is_active() {
+                let name = name.to_owned();
                 let (pid, needs_reload) = (state.main_pid, state.needs_reload);
                 running.insert(name, Running { pid, needs_reload });
             }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::output::Format;
@@ -139,11 +139,11 @@ pub struct Wanted {
     ignore: Option<Vec<String>>,
 
     /// Replace files that are not ours; `uninstall` puts them back
-    #[arg(long, env = "CRIO_SETUP_REPLACE_FOREIGN")]
+    #[arg(long, env = "CRIO_SETUP_REPLACE_FOREIGN", value_parser = BoolishValueParser::new())]
     replace_foreign: bool,
 
     /// Do not run a pod after a change
-    #[arg(long, env = "CRIO_SETUP_NO_SELFTEST")]
+    #[arg(long, env = "CRIO_SETUP_NO_SELFTEST", value_parser = BoolishValueParser::new())]
     no_selftest: bool,
 
     /// Settings in TOML, under the long names of these options [default: /etc/crio-setup.toml]
