@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::config::{self, Config, ConfigError};
@@ -159,32 +160,48 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
         .add_service(ImageServiceServer::new(service).max_decoding_message_size(REQUEST_CAP));
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[sd_notify::NotifyState::Ready]);
-    let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
-    // A stream that a client holds open must not hold the shutdown up, hence no graceful wait for
-    // connections beyond the drain.
-    drain(served, &daemon).await?;
+    let stopping = CancellationToken::new();
+    let served = server.serve_with_incoming_shutdown(
+        UnixListenerStream::new(listener),
+        stopping.clone().cancelled_owned(),
+    );
+    let stop = async {
+        stop.await;
+        notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!(operations = daemon.tasks.len(), "draining");
+        stopping.cancel();
+        daemon.tasks.close();
+        daemon.tasks.wait().await;
+    };
+    drain(served, stop, &stopping).await?;
     if let Err(error) = fs::remove_file(&listen) {
         tracing::warn!(socket = %listen.display(), %error, "the socket was not removed");
     }
     Ok(())
 }
 
+/// Serves until told to stop, and then waits for calls and operations under way, but not for ever: a
+/// call may last as long as its client likes.
 async fn drain(
     served: impl Future<Output = Result<(), tonic::transport::Error>>,
-    daemon: &Arc<Daemon>,
+    stopped: impl Future<Output = ()>,
+    stopping: &CancellationToken,
 ) -> Result<(), ServerError> {
-    served.await?;
-    notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!(operations = daemon.tasks.len(), "draining");
-    daemon.tasks.close();
-    if tokio::time::timeout(DRAIN_LIMIT, daemon.tasks.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            operations = daemon.tasks.len(),
-            "operations were cut off; the next start undoes them"
-        );
+    let late = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    let all = async {
+        tokio::try_join!(served, async {
+            stopped.await;
+            Ok(())
+        })
+    };
+    tokio::select! {
+        ended = all => ended.map(drop)?,
+        () = late => {
+            tracing::warn!("calls or operations were cut off; the next start undoes what is half done");
+        }
     }
     Ok(())
 }

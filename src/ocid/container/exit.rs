@@ -39,7 +39,7 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
     let record = container.now();
     if !matches!(record.phase, Phase::Stopped | Phase::Removing) {
         let exit = last_words(daemon, &record).await?;
-        let now = container.change(|r| {
+        let now = container.note(|r| {
             r.phase = Phase::Stopped;
             r.exit_code = exit.exit_code;
             r.finished_at = exit.finished_at;
@@ -47,7 +47,7 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
             if exit.monitor_lost {
                 r.message = "the container was killed: its monitor ended first".to_owned();
             }
-        })?;
+        });
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
     }
     let _gate = container.gate().await;
@@ -56,7 +56,7 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
     }
     let released = release(daemon, container).await;
     // Said even after an error: those who wait must not wait for ever, and removal tries again.
-    container.change(|r| r.released = true)?;
+    container.note(|r| r.released = true);
     released
 }
 

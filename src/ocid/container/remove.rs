@@ -31,7 +31,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
     if daemon.containers.get(&id).is_none() {
         return Ok(());
     }
-    container.change(|r| r.phase = Phase::Removing)?;
+    container.note(|r| r.phase = Phase::Removing);
     teardown(daemon, container).await?;
     daemon.containers.remove(&id);
     daemon.names.release(&id);

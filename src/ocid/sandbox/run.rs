@@ -15,6 +15,7 @@ use crate::host::clock::now_ns;
 use crate::host::mount;
 use crate::host::namespace::{self, Wanted};
 use crate::ocid::container::resources::Resources;
+use crate::ocid::container::spec::check_sandbox;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::pause::{self, PauseRequest};
@@ -40,7 +41,8 @@ async fn make(
     handler: String,
     name: &str,
 ) -> Result<String> {
-    daemon.runtime(&handler)?;
+    let facts = daemon.handler(&handler)?.facts().await?;
+    check_sandbox(&config, &facts).map_err(Error::from)?;
     let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
     let id = new_id()?;
     daemon.names.take("pod", name, &id)?;

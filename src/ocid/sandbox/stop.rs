@@ -54,7 +54,7 @@ async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
         .await;
     };
     disconnect(daemon, sandbox, released).await?;
-    sandbox.change(|r| r.phase = Phase::Stopped)?;
+    sandbox.note(|r| r.phase = Phase::Stopped);
     tracing::info!(pod = %sandbox.now().id, "pod is stopped");
     Ok(())
 }
@@ -67,7 +67,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
     if daemon.sandboxes.get(&id).is_none() {
         return Ok(());
     }
-    sandbox.change(|r| r.phase = Phase::Removing)?;
+    sandbox.note(|r| r.phase = Phase::Removing);
     let removals = containers(daemon, &id)
         .into_iter()
         .map(|container| async move { container_remove::remove_now(daemon, &container).await });

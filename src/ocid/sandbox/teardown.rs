@@ -36,10 +36,10 @@ pub async fn disconnect(
     network?;
     local?;
     if record.network.is_some() || record.pause.is_some() {
-        sandbox.change(|r| {
+        sandbox.note(|r| {
             r.network = None;
             r.pause = None;
-        })?;
+        });
     }
     Ok(())
 }

@@ -63,6 +63,23 @@ impl<R: Record + Clone + Send + Sync + 'static> Live<R> {
         Ok(now)
     }
 
+    /// As [`Live::change`] for what has happened already, and is so whether it can be written or not: a
+    /// full disk must not keep a container running that has ended. A restart sees for itself what a
+    /// record that was not written does not say.
+    pub fn note(&self, edit: impl FnOnce(&mut R)) -> Arc<R> {
+        let mut slot = self.record.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = (**slot).clone();
+        edit(&mut next);
+        if let Err(error) = next.save(&self.folder, false) {
+            tracing::error!(folder = %self.folder.display(), %error, "a record was not written");
+        }
+        *slot = Arc::new(next);
+        let now = Arc::clone(&slot);
+        drop(slot);
+        self.changes.send_replace(());
+        now
+    }
+
     /// Writes the record as it is now so that it survives the machine's death too.
     pub async fn commit(&self) -> Result<()> {
         let (record, folder) = (self.now(), self.folder.clone());

@@ -54,10 +54,13 @@ pub async fn restore(daemon: &Arc<Daemon>) -> Result<()> {
         }
     }
     finish_removals(daemon).await;
-    for kind in ["containers", "sandboxes"] {
-        for id in ids(&daemon.runroot().join(kind))? {
-            if !known.contains(&id) {
-                forget(daemon.runroot(), kind, &id);
+    for kind in ["containers", "sandboxes", "ns", "exits"] {
+        for name in ids(&daemon.runroot().join(kind))? {
+            // An exit record is a file, `ID.json`.
+            let id = name.strip_suffix(".json").unwrap_or(&name);
+            if !known.contains(id) {
+                unmount(&daemon.runroot().join(kind).join(&name));
+                forget(daemon.runroot(), kind, &name);
             }
         }
     }
@@ -173,6 +176,13 @@ fn ids(folder: &Path) -> Result<Vec<String>> {
     match list() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => Ok(other.map_err(Error::io("list", folder))?),
+    }
+}
+
+/// What is mounted in a folder that no record speaks of: a bundle's root, pinned namespaces.
+fn unmount(folder: &Path) {
+    if let Err(error) = crate::host::mount::unmount_below(folder) {
+        tracing::error!(folder = %folder.display(), %error, "a leftover was not unmounted");
     }
 }
 
