@@ -2,7 +2,7 @@
 //!
 //! [`client`] is a library that the installer's checks and the tests use too; [`config`] reads the
 //! JSON that people write, [`logs`] a container's log; [`json`] writes the answers. The
-//! command line itself is in [`crate::cli::ocic`].
+//! command line itself is in `cli::ocic`.
 
 pub mod client;
 pub mod config;

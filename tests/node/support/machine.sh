@@ -68,6 +68,17 @@ mount -t overlay overlay -o lowerdir=/,upperdir=$base/upper,workdir=$base/work $
 # An overlay takes no second overlay's upper folder, so what holds images and containers is a copy.
 cp -a /var/lib/. $base/lib/
 mount --bind $base/lib $root/var/lib
+# What an `install` on the host itself has put there is no part of a throwaway machine; packages are
+# left to the tests.
+if [ -e /var/lib/crio-setup ]; then
+    for path in /etc/cni /etc/crictl.yaml /etc/docker /etc/modules-load.d/crio-setup.conf /etc/ocid \
+        /etc/sysctl.d/90-crio-setup.conf /etc/systemd/system/{,multi-user.target.wants/}{docker,ocid}.service \
+        /opt/cni /opt/containerd /usr/local/bin/{crio-setup,ocic,ocid,runc} /usr/local/libexec/crio-setup \
+        /var/lib/{cni,containerd,crio-setup,docker,ocid}; do
+        rm -rf "${root:?}$path"
+    done
+    case $(readlink /usr/local/bin/docker) in *crio-setup*) rm -f $root/usr/local/bin/docker ;; esac
+fi
 mount -t proc proc $root/proc
 mount -t sysfs sysfs $root/sys
 mount -t tmpfs -o mode=755 tmpfs $root/run
