@@ -21,6 +21,10 @@ const TAIL: usize = 2048;
 /// hold the pipe open for ever).
 const LINGER: Duration = Duration::from_millis(250);
 
+/// How often, and after what time, a program that is being written is tried again.
+const BUSY_TRIES: u32 = 50;
+const BUSY_WAIT: Duration = Duration::from_millis(4);
+
 /// A command line, not yet run.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -155,16 +159,15 @@ impl Command {
         } else {
             Stdio::null()
         };
-        let mut child = command
+        command
             .args(&self.args)
             .envs(self.envs.iter().map(|(k, v)| (k, v)))
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(spawn)?;
+            .kill_on_drop(true);
+        let mut child = unless_busy(|| command.spawn()).await.map_err(spawn)?;
 
         let group = child
             .id()
@@ -259,6 +262,21 @@ impl fmt::Display for Command {
     }
 }
 
+/// A program that was written a moment ago counts as being written (ETXTBSY) for as long as a child that
+/// another thread has just forked holds the writer's descriptor, until that child's exec. Nothing tells
+/// when that is, hence the short waits.
+async fn unless_busy<T>(mut spawn: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..BUSY_TRIES {
+        match spawn() {
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy => {
+                tokio::time::sleep(BUSY_WAIT).await;
+            }
+            other => return other,
+        }
+    }
+    spawn()
+}
+
 async fn collect(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut chunk = [0; 8192];
@@ -331,6 +349,25 @@ mod tests {
     fn a_daemon_left_behind_does_not_hold_us() {
         let out = sh("sleep 5 & echo done").run().unwrap();
         assert_eq!(out.text(), "done");
+    }
+
+    #[test]
+    fn a_program_that_is_being_written_is_awaited() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("true");
+        std::fs::copy("/bin/true", &path).unwrap();
+        let write = || std::fs::File::options().append(true).open(&path).unwrap();
+        let writer = write();
+        let closer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(writer);
+        });
+        Command::new(&path).run().unwrap();
+        closer.join().unwrap();
+
+        let _writer = write();
+        let e = Command::new(&path).run().unwrap_err();
+        assert!(matches!(e, CommandError::Spawn { .. }), "{e}");
     }
 
     #[test]
