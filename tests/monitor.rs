@@ -191,11 +191,12 @@ async fn signals_end_it_and_are_told() {
 
 #[tokio::test]
 async fn a_death_by_a_real_time_signal_is_told() {
-    let mut world = World::new("sleep 600");
+    let mut world = World::new("echo begun; sleep 600; :");
     // Only process 1 of a namespace is deaf to signals that it does not handle.
     let namespaces = world.config["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.retain(|n| n["type"] != "pid");
     let created = world.up().await;
+    world.logged("begun").await;
     assert!(world.runtime.signal(&created.init, 37).unwrap());
     let exit = world.exit().await;
     assert_eq!((exit.exit_code, exit.signal), (128 + 37, Some(37)));

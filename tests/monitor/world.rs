@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crio_setup::host::growth::FileWatch;
 use crio_setup::host::process::{ProcessId, kill_family};
 use crio_setup::ocid::runtime::{
     CreateRequest, Created, ExecOutput, ExecRequest, ExitRecord, ExitWatch, Runtime, RuntimeError,
@@ -143,6 +144,19 @@ impl World {
             limit,
         };
         self.runtime.exec_sync(&request).await
+    }
+
+    /// Waits until the log holds `text`: what the container runs has begun, and signals reach it and
+    /// not the runtime's own first process.
+    pub async fn logged(&self, text: &str) {
+        let watch = FileWatch::new(self.request.log_path.as_ref().unwrap()).unwrap();
+        let seen = async {
+            while !self.log().contains(text) {
+                watch.changed().await.unwrap();
+            }
+        };
+        let seen = tokio::time::timeout(Duration::from_secs(30), seen);
+        seen.await.expect("nothing like it in the log");
     }
 
     pub fn log(&self) -> String {
