@@ -178,9 +178,12 @@ impl Machine {
         command
     }
 
-    /// Runs a command inside, whatever its exit status.
+    /// Runs a command inside, whatever its exit status; on a thread of its own, so that an async test
+    /// may call it too.
     pub fn output(&self, argv: &[&str]) -> Result<Output> {
-        Ok(self.command(argv).output()?)
+        let command = self.command(argv);
+        let output = std::thread::scope(|scope| scope.spawn(|| command.output()).join());
+        Ok(output.map_err(|_| anyhow::anyhow!("`{}` panicked", argv.join(" ")))??)
     }
 
     /// Runs a command inside that must succeed; its standard output, trimmed.

@@ -1,0 +1,9 @@
+//! What pods, containers and images do through the CRI, as kubelet and crictl use it: the real daemon on
+//! a throwaway machine, with the distribution's runc and plugins and a registry on loopback, called
+//! through the generated client. Needs root and the packages that `tests/run` brings.
+
+#[path = "../node/support/mod.rs"]
+mod support;
+mod world;
+
+mod smoke;
