@@ -36,7 +36,7 @@ pub struct Daemon {
     pub names: Names,
     pub cgroups: Cgroups,
     pub joined: Joined,
-    /// Mutating operations; each outlives the call that began it.
+    /// Calls, and mutating operations, each of which outlives the call that began it.
     pub tasks: TaskTracker,
 }
 
