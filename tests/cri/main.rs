@@ -6,4 +6,5 @@
 mod support;
 mod world;
 
+mod second_stack;
 mod smoke;
