@@ -6,4 +6,6 @@
 mod support;
 mod world;
 
+mod containers_resources;
+mod containers_volumes;
 mod smoke;
