@@ -8,4 +8,5 @@ mod world;
 
 mod containers_resources;
 mod containers_volumes;
+mod events;
 mod smoke;
