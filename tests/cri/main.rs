@@ -6,5 +6,9 @@
 mod support;
 mod world;
 
+mod containers_resources;
+mod containers_volumes;
+mod events;
 mod failpoints;
+mod second_stack;
 mod smoke;

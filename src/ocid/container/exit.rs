@@ -11,6 +11,7 @@ use super::remove::release;
 use crate::host::clock::now_ns;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::runtime::{Created, ExitRecord};
 use crate::ocid::state::record::{ContainerRecord, Phase};
@@ -62,6 +63,7 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
             });
         }
         let now = container.now();
+        daemon.tell(Kind::Stopped, &now);
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
     }
     failpoint::pass(Point::EndNoted).await?;

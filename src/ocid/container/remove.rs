@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::Container;
 use super::create::log_path;
 use super::stop::kill;
+use super::volumes;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::runtime::{Adopted, Runtime};
 use crate::ocid::sandbox::teardown::{end, remove as remove_folder};
@@ -38,6 +40,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
     teardown(daemon, container).await?;
     failpoint::pass(Point::RemoveGone).await?;
     daemon.containers.remove(&id);
+    daemon.tell(Kind::Deleted, &container.now());
     daemon.names.release(&id);
     daemon.joined.forget(&id);
     tracing::info!(container = %id, "container is removed");
@@ -56,10 +59,15 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
         .await
         .map_err(|e| Arc::new(Error::from(e)));
     failpoint::pass(Point::EndDeleted).await?;
-    let rootfs = daemon.bundle(&record.id).join("rootfs");
+    let bundle = daemon.bundle(&record.id);
     let unmounted = {
         let daemon = Arc::clone(daemon);
-        blocking(move || Ok(daemon.images.unmount_container(&rootfs)?)).await
+        blocking(move || {
+            let volumes = volumes::unmount(&bundle);
+            daemon.images.unmount_container(&bundle.join("rootfs"))?;
+            volumes.map_err(Error::io("unmount the image volumes of", bundle))
+        })
+        .await
     };
     let swept = sweep_cgroup(daemon, &record).await;
     deleted.and(unmounted).and(swept)

@@ -9,6 +9,7 @@ use super::teardown::{disconnect, teardown};
 use crate::ocid::container::{Container, remove as container_remove, stop as container_stop};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
+use crate::ocid::events::Kind;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::state::record::Phase;
 
@@ -58,8 +59,9 @@ async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
     };
     disconnect(daemon, sandbox, released).await?;
     failpoint::pass(Point::StopPodReleased).await?;
-    sandbox.note(|r| r.phase = Phase::Stopped);
+    let now = sandbox.note(|r| r.phase = Phase::Stopped);
     failpoint::pass(Point::StopPodStopped).await?;
+    daemon.tell_pod(Kind::Stopped, &now);
     tracing::info!(pod = %sandbox.now().id, "pod is stopped");
     Ok(())
 }
@@ -85,6 +87,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
     teardown(daemon, sandbox).await?;
     failpoint::pass(Point::RemovePodGone).await?;
     daemon.sandboxes.remove(&id);
+    daemon.tell_pod(Kind::Deleted, &sandbox.now());
     daemon.names.release(&id);
     daemon.joined.forget(&id);
     tracing::info!(pod = %id, "pod is removed");

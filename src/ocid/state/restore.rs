@@ -126,6 +126,9 @@ async fn restore_container(
     daemon.containers.insert(&record.id, Arc::clone(container));
     // Whoever makes containers in it knows the pod.
     daemon.joined.forget(&record.sandbox_id);
+    if record.started_at != 0 {
+        daemon.events.adopt(&record.id);
+    }
     let running = |r: &ContainerRecord| {
         matches!(r.phase, Phase::Created | Phase::Running)
             && r.monitor.is_some_and(|monitor| monitor.is_running())
