@@ -4,6 +4,7 @@ pub mod convert;
 pub mod image;
 pub mod runtime;
 pub mod status;
+pub mod verbose;
 
 use std::sync::Arc;
 
