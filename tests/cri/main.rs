@@ -6,4 +6,5 @@
 mod support;
 mod world;
 
+mod events;
 mod smoke;

@@ -14,6 +14,7 @@ use crate::host::clock::now_ns;
 use crate::host::fs::write_replace;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::field::FieldError;
 use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
@@ -72,6 +73,7 @@ async fn make(
     match build(daemon, &pod, &container, &image).await {
         Ok(()) => {
             daemon.containers.insert(&id, Arc::clone(&container));
+            daemon.tell(Kind::Created, &container.now());
             super::exit::watch_monitor(daemon, &container);
             tracing::info!(pod = %pod.id, container = %id, %name, image = %image.id, "container is created");
             Ok(id)

@@ -7,6 +7,7 @@ use super::Container;
 use super::stop::kill;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::runtime::{Adopted, Runtime};
 use crate::ocid::sandbox::teardown::{end, remove as remove_folder};
 use crate::ocid::state::record::Phase;
@@ -34,6 +35,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
     container.note(|r| r.phase = Phase::Removing);
     teardown(daemon, container).await?;
     daemon.containers.remove(&id);
+    daemon.tell(Kind::Deleted, &container.now());
     daemon.names.release(&id);
     daemon.joined.forget(&id);
     tracing::info!(container = %id, "container is removed");

@@ -1,12 +1,15 @@
-//! ListContainers.
+//! ListContainers, and StreamContainers, the same in several messages.
 
 use std::sync::Arc;
 
-use crate::cri::v1::ListContainersResponse;
-use crate::cri::v1::{ContainerFilter, ContainerState, ListContainersRequest};
+use crate::cri::v1::{
+    ContainerFilter, ContainerState, ListContainersRequest, ListContainersResponse,
+    StreamContainersRequest, StreamContainersResponse,
+};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::convert::{container_item, enumerated, newest_first, selects};
+use crate::ocid::rpc::stream::{Answers, pages};
 
 /// Newest first. As in CRI-O an id of the filter may be a beginning that only one has, and one that names
 /// nothing finds nothing; labels are compared whole.
@@ -42,4 +45,15 @@ pub async fn list_containers(
         .collect();
     newest_first(&mut containers, |c| (c.created_at, &c.id));
     Ok(ListContainersResponse { containers })
+}
+
+pub async fn stream_containers(
+    daemon: &Arc<Daemon>,
+    request: StreamContainersRequest,
+) -> Result<Answers<StreamContainersResponse>> {
+    let StreamContainersRequest { filter } = request;
+    let list = list_containers(daemon, ListContainersRequest { filter }).await?;
+    Ok(pages(list.containers, |containers| {
+        StreamContainersResponse { containers }
+    }))
 }

@@ -1,12 +1,15 @@
-//! ListPodSandbox.
+//! ListPodSandbox, and StreamPodSandboxes, the same in several messages.
 
 use std::sync::Arc;
 
-use crate::cri::v1::{ListPodSandboxRequest, ListPodSandboxResponse};
-use crate::cri::v1::{PodSandboxFilter, PodSandboxState};
+use crate::cri::v1::{
+    ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFilter, PodSandboxState,
+    StreamPodSandboxesRequest, StreamPodSandboxesResponse,
+};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::convert::{enumerated, newest_first, sandbox_item, selects};
+use crate::ocid::rpc::stream::{Answers, pages};
 
 /// Newest first, with the same kinds of filters as ListContainers.
 pub async fn list_pod_sandbox(
@@ -35,4 +38,15 @@ pub async fn list_pod_sandbox(
         .collect();
     newest_first(&mut items, |s| (s.created_at, &s.id));
     Ok(ListPodSandboxResponse { items })
+}
+
+pub async fn stream_pod_sandboxes(
+    daemon: &Arc<Daemon>,
+    request: StreamPodSandboxesRequest,
+) -> Result<Answers<StreamPodSandboxesResponse>> {
+    let StreamPodSandboxesRequest { filter } = request;
+    let list = list_pod_sandbox(daemon, ListPodSandboxRequest { filter }).await?;
+    Ok(pages(list.items, |pod_sandboxes| {
+        StreamPodSandboxesResponse { pod_sandboxes }
+    }))
 }
