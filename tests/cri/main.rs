@@ -7,4 +7,6 @@ mod support;
 mod world;
 
 mod events;
+mod exec;
+mod logs;
 mod smoke;
