@@ -140,15 +140,27 @@ async fn lists_are_filtered_and_in_order() -> Result<()> {
         (by_id(&waits), vec![waits.clone()]),
         (by_id(&waits[..16]), vec![waits.clone()]),
         (by_id("0123456789abcdef0123"), vec![]),
-        (by_state(v1::ContainerState::ContainerRunning), vec![runs.clone()]),
-        (by_state(v1::ContainerState::ContainerCreated), vec![waits.clone()]),
+        (
+            by_state(v1::ContainerState::ContainerRunning),
+            vec![runs.clone()],
+        ),
+        (
+            by_state(v1::ContainerState::ContainerCreated),
+            vec![waits.clone()],
+        ),
         (by_state(v1::ContainerState::ContainerExited), exited),
         (by_state(v1::ContainerState::ContainerUnknown), vec![]),
         (by_labels(&[("kind", "long")]), long),
-        (by_labels(&[("kind", "long"), ("x", "1")]), vec![runs.clone()]),
+        (
+            by_labels(&[("kind", "long"), ("x", "1")]),
+            vec![runs.clone()],
+        ),
         (by_labels(&[("kind", "lon")]), vec![]),
         (with_pod("", &a), everything),
-        (with_pod("", &a[..16]), vec![ended.clone(), waits.clone(), runs.clone()]),
+        (
+            with_pod("", &a[..16]),
+            vec![ended.clone(), waits.clone(), runs.clone()],
+        ),
         (with_pod("", &b), vec![]),
         (with_pod(&waits, &a), vec![waits.clone()]),
         (with_pod(&waits, &b), vec![]),
@@ -158,15 +170,25 @@ async fn lists_are_filtered_and_in_order() -> Result<()> {
         ensure!(containers(&world, filter).await? == found, "{said}");
     }
     let answer = world.client.pod_sandbox_status(&a, false).await?;
-    let told: Vec<_> = answer.containers_statuses.iter().map(|c| c.id.clone()).collect();
-    ensure!(told == [ended.clone(), waits.clone(), runs.clone()], "{told:?}");
+    let told: Vec<_> = answer
+        .containers_statuses
+        .iter()
+        .map(|c| c.id.clone())
+        .collect();
+    ensure!(
+        told == [ended.clone(), waits.clone(), runs.clone()],
+        "{told:?}"
+    );
     ensure!((before..=now_ns()).contains(&answer.timestamp));
     ensure!(answer.info.is_empty());
     ensure!(answer.containers_statuses[2] == world.status(&runs).await?);
 
     // Short ids name things in every call, and what nobody knows is gone already.
     ensure!(world.status(&runs[..16]).await?.id == runs);
-    world.client.stop_container(&runs[..16], Duration::ZERO).await?;
+    world
+        .client
+        .stop_container(&runs[..16], Duration::ZERO)
+        .await?;
     for id in [runs.as_str(), "0123456789abcdef0123"] {
         world.client.stop_container(id, Duration::ZERO).await?;
         world.client.remove_container(id).await?;
@@ -214,9 +236,18 @@ async fn an_end_has_its_reason_code_and_times() -> Result<()> {
     ] {
         let config = world.container_config(name, &["sh", "-c", script]);
         let (_, status) = world.run(&pod, &sandbox, config).await?;
-        ensure!((status.exit_code, status.reason.as_str()) == (exit_code, reason), "{status:?}");
+        ensure!(
+            (status.exit_code, status.reason.as_str()) == (exit_code, reason),
+            "{status:?}"
+        );
         ensure!(status.message.is_empty(), "{status:?}");
-        let times = [before, status.created_at, status.started_at, status.finished_at, now_ns()];
+        let times = [
+            before,
+            status.created_at,
+            status.started_at,
+            status.finished_at,
+            now_ns(),
+        ];
         ensure!(times.is_sorted(), "{times:?}");
     }
 
@@ -224,20 +255,41 @@ async fn an_end_has_its_reason_code_and_times() -> Result<()> {
     let config = world.container_config("killed", &["sleep", "600"]);
     let id = world.create(&pod, &sandbox, config).await?;
     let status = world.status(&id).await?;
-    ensure!(status.state() == v1::ContainerState::ContainerCreated, "{status:?}");
-    ensure!((status.started_at, status.finished_at) == (0, 0), "{status:?}");
+    ensure!(
+        status.state() == v1::ContainerState::ContainerCreated,
+        "{status:?}"
+    );
+    ensure!(
+        (status.started_at, status.finished_at) == (0, 0),
+        "{status:?}"
+    );
     world.client.start_container(&id).await?;
     let status = world.status(&id).await?;
-    ensure!(status.state() == v1::ContainerState::ContainerRunning, "{status:?}");
-    ensure!(status.finished_at == 0 && status.reason.is_empty(), "{status:?}");
+    ensure!(
+        status.state() == v1::ContainerState::ContainerRunning,
+        "{status:?}"
+    );
+    ensure!(
+        status.finished_at == 0 && status.reason.is_empty(),
+        "{status:?}"
+    );
     world.client.stop_container(&id, Duration::ZERO).await?;
     let status = world.ended(&id).await?;
-    ensure!((status.exit_code, status.reason.as_str()) == (137, "Error"), "{status:?}");
+    ensure!(
+        (status.exit_code, status.reason.as_str()) == (137, "Error"),
+        "{status:?}"
+    );
     let (code_, message) = code(world.client.start_container(&id).await)?;
-    ensure!(code_ == Code::FailedPrecondition && message.contains("exited"), "{message}");
+    ensure!(
+        code_ == Code::FailedPrecondition && message.contains("exited"),
+        "{message}"
+    );
 
     // Memory.
-    let mut config = world.container_config("hungry", &["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"]);
+    let mut config = world.container_config(
+        "hungry",
+        &["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"],
+    );
     if let Some(linux) = &mut config.linux {
         linux.resources = Some(v1::LinuxContainerResources {
             memory_limit_in_bytes: 16 << 20,
@@ -245,33 +297,50 @@ async fn an_end_has_its_reason_code_and_times() -> Result<()> {
         });
     }
     let (_, status) = world.run(&pod, &sandbox, config).await?;
-    ensure!((status.exit_code, status.reason.as_str()) == (137, "OOMKilled"), "{status:?}");
+    ensure!(
+        (status.exit_code, status.reason.as_str()) == (137, "OOMKilled"),
+        "{status:?}"
+    );
 
     // What cannot run is refused at its creation where that can be seen, and leaves nothing.
     let here = world.client.list_containers(None).await?.len();
     for command in ["no-such-program", "/etc/passwd", "/tmp"] {
         let config = world.container_config("cannot", &[command]);
         let (code_, message) = code(world.create(&pod, &sandbox, config).await)?;
-        ensure!(code_ == Code::InvalidArgument && message.contains(command), "{code_}: {message}");
+        ensure!(
+            code_ == Code::InvalidArgument && message.contains(command),
+            "{code_}: {message}"
+        );
     }
     ensure!(world.client.list_containers(None).await?.len() == here);
 
     // And at its start else: that call says why, and so does the status ever after.
     let broken = world.pod_config("broken");
-    let broken_pod = world.client.run_pod_sandbox(broken.clone(), "broken").await?;
+    let broken_pod = world
+        .client
+        .run_pod_sandbox(broken.clone(), "broken")
+        .await?;
     let config = world.container_config("refused", &["sleep", "600"]);
     let id = world.create(&broken_pod, &broken, config).await?;
     let (code_, message) = code(world.client.start_container(&id).await)?;
-    ensure!(code_ == Code::Internal && message.contains("the hook said no"), "{code_}: {message}");
+    ensure!(
+        code_ == Code::Internal && message.contains("the hook said no"),
+        "{code_}: {message}"
+    );
     let status = world.ended(&id).await?;
     ensure!(status.reason == "ContainerCannotRun", "{status:?}");
     ensure!(status.message.contains("the hook said no"), "{status:?}");
-    ensure!(status.exit_code != 0 && status.started_at == 0, "{status:?}");
-    world.assert_clean(&[]).await
+    ensure!(
+        status.exit_code != 0 && status.started_at == 0,
+        "{status:?}"
+    );
+    world.assert_clean(&["/run/ocid/oci/broken"]).await
 }
 
 fn parsed(info: &HashMap<String, String>, key: &str) -> Result<Value> {
-    let text = info.get(key).with_context(|| format!("no `{key}`: {info:?}"))?;
+    let text = info
+        .get(key)
+        .with_context(|| format!("no `{key}`: {info:?}"))?;
     Ok(serde_json::from_str(text)?)
 }
 
@@ -291,12 +360,18 @@ async fn verbose_answers_show_what_crictl_looks_for() -> Result<()> {
     // crictl inspect.
     let answer = world.client.container_status(&id, true).await?;
     let info = parsed(&answer.info, "info")?;
-    ensure!(info["sandboxID"] == pod.as_str() && info["privileged"] == false, "{info}");
+    ensure!(
+        info["sandboxID"] == pod.as_str() && info["privileged"] == false,
+        "{info}"
+    );
     let pid = info["pid"].as_i64().context("no pid")?;
     let command = world.machine.read(&format!("/proc/{pid}/cmdline"))?;
     ensure!(command == "sleep\0600\0", "{pid} is `{command}`");
     let spec = &info["runtimeSpec"];
-    ensure!(spec["process"]["args"] == serde_json::json!(["sleep", "600"]), "{spec}");
+    ensure!(
+        spec["process"]["args"] == serde_json::json!(["sleep", "600"]),
+        "{spec}"
+    );
     let env = spec["process"]["env"].as_array().context("no env")?;
     ensure!(env.iter().any(|e| e == "A=b"), "{env:?}");
     ensure!(info["config"]["metadata"]["name"] == "shown", "{info}");
@@ -305,7 +380,9 @@ async fn verbose_answers_show_what_crictl_looks_for() -> Result<()> {
     // crictl inspectp: the namespaces' paths are those that the container is in.
     let answer = world.client.pod_sandbox_status(&pod, true).await?;
     let info = parsed(&answer.info, "info")?;
-    let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().context("no namespaces")?;
+    let namespaces = info["runtimeSpec"]["linux"]["namespaces"]
+        .as_array()
+        .context("no namespaces")?;
     let path = |kind: &str| {
         let found = namespaces.iter().find(|n| n["type"] == kind)?;
         found["path"].as_str().map(str::to_owned)
@@ -314,37 +391,78 @@ async fn verbose_answers_show_what_crictl_looks_for() -> Result<()> {
         let pinned = path(kind).with_context(|| format!("no path of `{kind}`"))?;
         let inode = |path: &str| world.machine.run(&["stat", "-L", "-c", "%i", path]);
         let own = format!("/proc/{pid}/ns/{link}");
-        ensure!(inode(&pinned)? == inode(&own)?, "`{pinned}` is not the container's");
+        ensure!(
+            inode(&pinned)? == inode(&own)?,
+            "`{pinned}` is not the container's"
+        );
     }
     ensure!(path("pid").is_none(), "{namespaces:?}");
     ensure!(info["runtimeSpec"]["hostname"] == "shown-host", "{info}");
-    let ip = answer.status.and_then(|s| s.network).context("no network")?.ip;
-    let address = info["cniResult"]["ips"][0]["address"].as_str().unwrap_or_default();
-    ensure!(!ip.is_empty() && address.starts_with(&format!("{ip}/")), "{info}");
+    let ip = answer
+        .status
+        .and_then(|s| s.network)
+        .context("no network")?
+        .ip;
+    let address = info["cniResult"]["ips"][0]["address"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        !ip.is_empty() && address.starts_with(&format!("{ip}/")),
+        "{info}"
+    );
     ensure!(info["config"]["metadata"]["name"] == "shown", "{info}");
 
     // crictl inspecti.
     let answer = world.client.image_status(&world.image, true).await?;
     let info = parsed(&answer.info, "info")?;
-    ensure!(info["imageSpec"]["config"]["Cmd"] == serde_json::json!(["sh"]), "{info}");
+    ensure!(
+        info["imageSpec"]["config"]["Cmd"] == serde_json::json!(["sh"]),
+        "{info}"
+    );
     ensure!(info["imageSpec"]["os"] == "linux", "{info}");
 
     // crictl info.
     let answer = world.client.status(true).await?;
     let info = parsed(&answer.info, "config")?;
-    ensure!(info["root"] == "/var/lib/ocid" && info["runroot"] == "/run/ocid", "{info}");
-    ensure!(info["cgroupManager"] == "cgroupfs" && info["pods"] == 1, "{info}");
+    ensure!(
+        info["root"] == "/var/lib/ocid" && info["runroot"] == "/run/ocid",
+        "{info}"
+    );
+    ensure!(
+        info["cgroupManager"] == "cgroupfs" && info["pods"] == 1,
+        "{info}"
+    );
     let conditions = answer.status.context("no status")?.conditions;
-    ensure!(conditions.iter().all(|c| c.status) && conditions.len() == 2, "{conditions:?}");
+    ensure!(
+        conditions.iter().all(|c| c.status) && conditions.len() == 2,
+        "{conditions:?}"
+    );
 
     // Only who asks gets it, and what has ended has no process.
     ensure!(world.client.status(false).await?.info.is_empty());
-    ensure!(world.client.image_status(&world.image, false).await?.info.is_empty());
-    ensure!(world.client.container_status(&id, false).await?.info.is_empty());
+    ensure!(
+        world
+            .client
+            .image_status(&world.image, false)
+            .await?
+            .info
+            .is_empty()
+    );
+    ensure!(
+        world
+            .client
+            .container_status(&id, false)
+            .await?
+            .info
+            .is_empty()
+    );
     world.client.stop_container(&id, Duration::ZERO).await?;
     let answer = world.client.container_status(&id, true).await?;
     let info = parsed(&answer.info, "info")?;
-    ensure!(info["pid"] == 0 && info["runtimeSpec"]["process"].is_object(), "{info}");
+    ensure!(
+        info["pid"] == 0 && info["runtimeSpec"]["process"].is_object(),
+        "{info}"
+    );
 
     // A pod with a process of its own shows its PID namespace.
     let mut shared = world.pod_config("shared");
@@ -354,8 +472,15 @@ async fn verbose_answers_show_what_crictl_looks_for() -> Result<()> {
     let info = parsed(&answer.info, "info")?;
     let pid = info["pid"].as_i64().context("no pid")?;
     ensure!(pid > 0, "{info}");
-    let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().context("no namespaces")?;
+    let namespaces = info["runtimeSpec"]["linux"]["namespaces"]
+        .as_array()
+        .context("no namespaces")?;
     let path = format!("/proc/{pid}/ns/pid");
-    ensure!(namespaces.iter().any(|n| n["type"] == "pid" && n["path"] == path.as_str()), "{info}");
+    ensure!(
+        namespaces
+            .iter()
+            .any(|n| n["type"] == "pid" && n["path"] == path.as_str()),
+        "{info}"
+    );
     world.assert_clean(&[]).await
 }

@@ -427,6 +427,10 @@ async fn the_journal_has_the_same_lines() -> Result<()> {
         .collect();
     ensure!(journal == log, "{journal:?}\nis not\n{log:?}");
     world
-        .assert_clean(&["/var/log/journal", "/run/log/journal"])
+        .assert_clean(&[
+            "/var/log/journal",
+            "/run/log/journal",
+            "/run/systemd/journal/synced",
+        ])
         .await
 }

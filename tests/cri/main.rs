@@ -6,6 +6,9 @@
 mod support;
 mod world;
 
+mod answers;
+mod answers_images;
+mod answers_refused;
 mod containers_resources;
 mod containers_volumes;
 mod events;
