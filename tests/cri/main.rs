@@ -14,4 +14,5 @@ mod containers_volumes;
 mod events;
 mod exec;
 mod logs;
+mod second_stack;
 mod smoke;
