@@ -366,7 +366,7 @@ async fn verbose_answers_show_what_crictl_looks_for() -> Result<()> {
     );
     let pid = info["pid"].as_i64().context("no pid")?;
     let command = world.machine.read(&format!("/proc/{pid}/cmdline"))?;
-    ensure!(command == "sleep\0600\0", "{pid} is `{command}`");
+    ensure!(command == "sleep\x00600\0", "{pid} is `{command}`");
     let spec = &info["runtimeSpec"];
     ensure!(
         spec["process"]["args"] == serde_json::json!(["sleep", "600"]),

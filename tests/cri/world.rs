@@ -1,5 +1,8 @@
 //! A machine with the daemon up, an image in its store, and a client; short ways to the usual calls.
 
+// Tests come and go, and each needs some of it.
+#![allow(dead_code)]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
