@@ -6,4 +6,6 @@
 mod support;
 mod world;
 
+mod pods;
+mod pods_users;
 mod smoke;

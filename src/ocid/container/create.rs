@@ -103,7 +103,7 @@ async fn build(
     make_folder(&rootfs, 0o711)?;
     daemon
         .images
-        .mount_container(&id, image, &rootfs)
+        .mount_container_for(&id, image, pod.users(daemon), &rootfs)
         .await
         .map_err(Error::from)?;
 
@@ -151,6 +151,7 @@ async fn build(
             .log_to_journald
             .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
+        owner: owner(pod),
     };
     let created = handler
         .runtime
@@ -165,6 +166,11 @@ async fn build(
         r.phase = Phase::Created;
     })?;
     container.commit().await
+}
+
+/// The root of the pod's user namespace: to whom the container's stdio belongs, so that it can open it anew.
+fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
+    pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 fn build_spec(
@@ -186,6 +192,7 @@ fn build_spec(
         net: pinned.net,
         ipc: pinned.ipc,
         uts: pinned.uts,
+        user: pinned.user,
         pid: pinned.pid,
         target_pid: target_pid(daemon, record)?,
         resolv_conf: files.resolv_conf,

@@ -34,8 +34,9 @@ pub struct HostFacts {
     /// The kernel has mount_setattr(2) with AT_RECURSIVE; whether the runtime can do it as well is
     /// for the caller to see to.
     pub recursive_read_only: bool,
-    /// Id-mapped mounts work, in the kernel and in the runtime. Not probed here: false.
-    pub idmapped_mounts: bool,
+    /// Pods can have user namespaces: the runtime knows them, and the kernel can map the ids of the images'
+    /// layers and stand an overlay on them. Not probed here: false.
+    pub user_namespaces: bool,
     /// Hard limits of the daemon; without CAP_SYS_RESOURCE no child can go above them.
     pub hard_limits: Vec<(PosixRlimitType, u64)>,
     spoken_of: Mutex<BTreeSet<&'static str>>,
@@ -77,7 +78,7 @@ impl HostFacts {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kernel,
             recursive_read_only: kernel >= (5, 12),
-            idmapped_mounts: false,
+            user_namespaces: false,
             hard_limits: LIMITS
                 .iter()
                 .filter_map(|(ours, theirs)| Some((*ours, getrlimit(*theirs).ok()?.1)))

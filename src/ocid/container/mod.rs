@@ -24,6 +24,7 @@ pub mod spec;
 pub mod start;
 pub mod stop;
 pub mod user;
+pub(crate) mod volume;
 
 use super::state::live::Live;
 use super::state::record::ContainerRecord;

@@ -11,6 +11,7 @@ use super::error::SpecError;
 use super::propagation::Mounts as MachineMounts;
 use super::security::IdMapping;
 use super::spec::SpecInputs;
+use super::volume;
 use crate::ocid::field::FieldError;
 use crate::ocid::sandbox::config::NamespaceMode;
 
@@ -73,10 +74,6 @@ impl Mounts {
         if mount.image.is_some() {
             return Err(unavailable("image", "images as volumes"));
         }
-        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
-        if mapped && !inputs.host.idmapped_mounts {
-            return Err(unavailable("uidMappings", "id-mapped mounts"));
-        }
         if mount.recursive_read_only && !inputs.host.recursive_read_only {
             return Err(unavailable(
                 "recursive_read_only",
@@ -118,17 +115,16 @@ impl Mounts {
             (false, true) => "ro",
             (false, false) => "rw",
         };
-        let mut bind = new_mount(
-            &mount.container_path,
-            "bind",
-            &source,
-            &["rbind", spread, access],
-        );
-        if mapped {
-            bind.set_uid_mappings(Some(id_mappings(&mount.uid_mappings)?));
-            bind.set_gid_mappings(Some(id_mappings(&mount.gid_mappings)?));
+        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+        let source = match mapped {
+            true => volume::mapped(field, mount, inputs, &source)?,
+            false => source,
+        };
+        let mut options = vec!["rbind", spread, access];
+        if inputs.sandbox.user.is_some() {
+            options.extend(volume::locked(&source));
         }
-        Ok(bind)
+        Ok(new_mount(&mount.container_path, "bind", &source, &options))
     }
 }
 
@@ -256,7 +252,7 @@ fn new_mount(target: &Path, kind: &str, source: &Path, options: &[&str]) -> Moun
     mount
 }
 
-fn id_mappings(list: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, SpecError> {
+pub(super) fn id_mappings(list: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, SpecError> {
     let one = |m: &IdMapping| {
         LinuxIdMappingBuilder::default()
             .container_id(m.container_id)

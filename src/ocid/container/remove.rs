@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Container;
 use super::stop::kill;
+use super::volume;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::runtime::{Adopted, Runtime};
@@ -51,10 +52,14 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
         .delete(&record.id, true)
         .await
         .map_err(|e| Arc::new(Error::from(e)));
-    let rootfs = daemon.bundle(&record.id).join("rootfs");
+    let bundle = daemon.bundle(&record.id);
     let unmounted = {
         let daemon = Arc::clone(daemon);
-        blocking(move || Ok(daemon.images.unmount_container(&rootfs)?)).await
+        blocking(move || {
+            volume::release(&bundle).map_err(Error::io("unmount the volumes in", &bundle))?;
+            Ok(daemon.images.unmount_container(&bundle.join("rootfs"))?)
+        })
+        .await
     };
     deleted.and(unmounted)
 }

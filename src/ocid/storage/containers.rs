@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{is_missing, name};
-use super::overlay::{mount_overlay, unmount};
+use super::overlay::{Parts, Users, mount_mapped, mount_overlay, unmount};
 use super::{MOST_LAYERS, StorageError, failed};
 use crate::host::fs::{read_capped, remove_tree};
 use crate::ocid::image::digest::Digest;
@@ -93,11 +93,13 @@ pub fn leases(root: &Path) -> Result<HashMap<String, Lease>, StorageError> {
 }
 
 /// Mounts a container's filesystem on `target`, replacing a mount left there. The writable folder
-/// of an earlier mount is kept; overlayfs' work folder is made anew.
+/// of an earlier mount is kept; overlayfs' work folder is made anew. With `users` it is that of a
+/// container in their namespace.
 pub fn mount(
     root: &Path,
     container_id: &str,
     layers: &[Digest],
+    users: Option<&Users>,
     target: &Path,
 ) -> Result<(), StorageError> {
     let own = folder(root, container_id)?;
@@ -125,20 +127,21 @@ pub fn mount(
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&own);
     made.map_err(failed("make the folder", &own))?;
     let top = lower.first().map(String::as_str).unwrap_or("../empty");
-    make_upper(&own.join("upper"), &store.join(top))?;
+    make_upper(&own.join("upper"), &store.join(top), users)?;
     remove_tree(&own, Path::new("work")).map_err(failed("remove the old", &own.join("work")))?;
     let work = own.join("work");
     fs::create_dir(&work).map_err(failed("make the folder", &work))?;
     let made = DirBuilder::new().recursive(true).mode(0o755).create(target);
     made.map_err(failed("make the folder", target))?;
-    let relative = |what: &str| format!("../containers/{container_id}/{what}");
-    let mounted = mount_overlay(
-        &store,
-        &lower,
-        &relative("upper"),
-        &relative("work"),
-        target,
-    );
+    let parts = Parts {
+        layers: &store,
+        lower: &lower,
+        own: &own,
+    };
+    let mounted = match users {
+        Some(users) => mount_mapped(parts, users, target),
+        None => mount_overlay(parts, target),
+    };
     mounted.map_err(|source| StorageError::Mount {
         target: target.to_owned(),
         layers: stack.len(),
@@ -147,13 +150,20 @@ pub fn mount(
 }
 
 /// The overlay's root folder takes its owner and mode from the upper folder, so that gets the image's.
-fn make_upper(upper: &Path, top: &Path) -> Result<(), StorageError> {
+fn make_upper(upper: &Path, top: &Path, users: Option<&Users>) -> Result<(), StorageError> {
     match fs::create_dir(upper) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.map_err(failed("make the folder", upper))?,
     }
     let root = fs::metadata(top).map_err(failed("look at", top))?;
-    chown(upper, Some(root.uid()), Some(root.gid())).map_err(failed("give an owner to", upper))?;
+    let (uid, gid) = match users {
+        // An owner whom the namespace does not know stays out of its reach.
+        Some(users) => {
+            (users.maps.owner(root.uid(), root.gid())).unwrap_or((root.uid(), root.gid()))
+        }
+        None => (root.uid(), root.gid()),
+    };
+    chown(upper, Some(uid), Some(gid)).map_err(failed("give an owner to", upper))?;
     let mode = fs::Permissions::from_mode(root.mode() & 0o7777);
     fs::set_permissions(upper, mode).map_err(failed("set the mode of", upper))
 }
