@@ -6,6 +6,9 @@
 mod support;
 mod world;
 
+mod containers_resources;
+mod containers_volumes;
+mod events;
 mod pods;
 mod pods_users;
 mod smoke;

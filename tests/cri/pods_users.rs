@@ -200,12 +200,27 @@ async fn a_pod_with_users_shares_its_pid_namespace() -> Result<()> {
     world.client.pull_image(&image, None).await?;
     let script = "stat -c %u:%g:%a /layers/39 /bin/busybox; ls /layers | wc -l";
     let mut config = world.container_config("deep", &["sh", "-c", script]);
-    config.image = Some(v1::ImageSpec {
+    let image = v1::ImageSpec {
         image,
+        ..Default::default()
+    };
+    config.image = Some(image.clone());
+    let (said, status) = world.run(&pod, &sandbox, config).await?;
+    ensure!(said.starts_with("0:0:640\n0:0:4755"), "{said} {status:?}");
+    // The same image as a volume.
+    let script = "stat -c %u:%g:%a /volume/layers/39; touch /volume/x 2>&1";
+    let mut config = world.container_config("volume", &["sh", "-c", script]);
+    config.mounts.push(v1::Mount {
+        container_path: "/volume".to_owned(),
+        image: Some(image),
+        readonly: true,
+        uid_mappings: userns().uids,
+        gid_mappings: userns().gids,
         ..Default::default()
     });
     let (said, status) = world.run(&pod, &sandbox, config).await?;
-    ensure!(said.starts_with("0:0:640\n0:0:4755"), "{said} {status:?}");
+    ensure!(said.starts_with("0:0:640\n"), "{said} {status:?}");
+    ensure!(status.exit_code != 0, "it can be written");
     world.assert_clean(&["/var/lib/ocid/"]).await
 }
 

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Container;
+use super::mapped;
 use super::stop::kill;
-use super::volume;
+use super::volumes;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::runtime::{Adopted, Runtime};
 use crate::ocid::sandbox::teardown::{end, remove as remove_folder};
 use crate::ocid::state::record::Phase;
@@ -35,6 +37,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
     container.note(|r| r.phase = Phase::Removing);
     teardown(daemon, container).await?;
     daemon.containers.remove(&id);
+    daemon.tell(Kind::Deleted, &container.now());
     daemon.names.release(&id);
     daemon.joined.forget(&id);
     tracing::info!(container = %id, "container is removed");
@@ -56,8 +59,11 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
     let unmounted = {
         let daemon = Arc::clone(daemon);
         blocking(move || {
-            volume::release(&bundle).map_err(Error::io("unmount the volumes in", &bundle))?;
-            Ok(daemon.images.unmount_container(&bundle.join("rootfs"))?)
+            // First of all: they are somebody's, and the bundle is about to be deleted.
+            mapped::unmount(&bundle).map_err(Error::io("unmount the volumes of", &bundle))?;
+            let volumes = volumes::unmount(&bundle);
+            daemon.images.unmount_container(&bundle.join("rootfs"))?;
+            volumes.map_err(Error::io("unmount the image volumes of", bundle))
         })
         .await
     };

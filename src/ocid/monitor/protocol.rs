@@ -90,7 +90,7 @@ pub struct ContainerJob {
     /// The runtime is killed when `create` takes longer, milliseconds.
     pub create_limit_ms: u64,
     /// User and group that the container's ends of its pipes are given to; else they stay ours.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<(u32, u32)>,
 }
 

@@ -1,4 +1,4 @@
-//! The overlay mount of a container's filesystem.
+//! Overlay mounts: a container's filesystem, and images as volumes.
 //!
 //! In a pod with a user namespace the layers belong, on disk, to the machine's root and its users. They are
 //! then mounted once more with their ids mapped, and the overlay stands on those mounts (overlayfs can
@@ -29,44 +29,70 @@ pub struct Users {
     pub maps: IdMaps,
 }
 
-/// What an overlay is made of. The paths in `lower` (topmost first) are relative to `layers`, which keeps
-/// them short; `own` is the container's folder with `upper` and `work` in it.
-#[derive(Debug, Clone, Copy)]
-pub struct Parts<'a> {
-    pub layers: &'a Path,
-    pub lower: &'a [String],
-    pub own: &'a Path,
+/// Mounts an overlay on `target`, which must be absolute. The paths in `lower` (topmost first),
+/// `upper` and `work` are relative to `dir`.
+pub fn mount_overlay(
+    dir: &Path,
+    lower: &[String],
+    upper: &str,
+    work: &str,
+    target: &Path,
+) -> io::Result<()> {
+    let options = writable(lower, upper, work);
+    in_folder(dir, || mount_writable(&options, target))
 }
 
-/// Mounts an overlay on `target`, which must be absolute. It is made on a thread of its own, with a current
-/// folder of its own.
-pub fn mount_overlay(parts: Parts<'_>, target: &Path) -> io::Result<()> {
-    on_a_thread(|| {
-        unshare(CloneFlags::CLONE_FS)?;
-        nix::unistd::chdir(parts.layers)?;
-        // A sibling of the layers, so that no character of the root's own path gets into the options.
-        let name = parts.own.file_name().ok_or(Errno::EINVAL)?;
-        let own = format!("../containers/{}", name.to_string_lossy());
-        overlay(parts.lower, &own, target)
-    })
+fn writable(lower: &[String], upper: &str, work: &str) -> String {
+    let lower = lower.join(":");
+    format!("lowerdir={lower},upperdir={upper},workdir={work},index=off")
 }
 
-/// The same for a container in a user namespace: what belongs to user 0 in a layer belongs to the
-/// namespace's user 0.
+/// A container's own files need not survive a power cut, since the container does not; `volatile` spares
+/// it and its unmount the syncs. Kernels before 5.10 lack it.
+fn mount_writable(options: &str, target: &Path) -> io::Result<()> {
+    match mount_with(MsFlags::empty(), &format!("{options},volatile"), target) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            mount_with(MsFlags::empty(), options, target)
+        }
+        other => other,
+    }
+}
+
+/// Mounts layers that nobody writes on (`lower` topmost first, at least two, relative to `dir`): what
+/// is in them can be read, and neither be executed nor raise anyone's rights.
+pub fn mount_read_only(dir: &Path, lower: &[String], target: &Path) -> io::Result<()> {
+    in_folder(dir, || mount_volume(lower, target))
+}
+
+fn mount_volume(lower: &[String], target: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={}", lower.join(":"));
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_with(flags, &options, target)
+}
+
+/// [`mount_overlay`], or without `own` [`mount_read_only`], for a container in a user namespace: what
+/// belongs to user 0 in a layer belongs to the namespace's user 0. `own` is the container's folder with
+/// `upper` and `work` in it.
 ///
 /// The mapped layers are attached in a mount namespace that goes with the thread: nobody else sees them,
 /// and no crash can leave them behind.
-pub fn mount_mapped(parts: Parts<'_>, users: &Users, target: &Path) -> io::Result<()> {
-    on_a_thread(|| {
+pub fn mount_mapped(
+    dir: &Path,
+    lower: &[String],
+    own: Option<&Path>,
+    users: &Users,
+    target: &Path,
+) -> io::Result<()> {
+    in_folder(dir, || {
         let shown = users.namespace.display();
         let namespace = File::open(&users.namespace).map_err(during(format!("open `{shown}`")))?;
         let mut layers = Vec::new();
-        for name in parts.lower {
-            let layer = Detached::copy(&parts.layers.join(name), false)?;
+        for name in lower {
+            let layer = Detached::copy(Path::new(name), false)?;
             layer.map_ids(&namespace, false)?;
             layers.push(layer);
         }
-        let own = Detached::copy(parts.own, false)?;
+        let own = own.map(|own| Detached::copy(own, false)).transpose()?;
 
         let machine = File::open("/proc/thread-self/ns/mnt")?;
         unshare(CloneFlags::CLONE_NEWNS).map_err(during("leave the machine's mounts"))?;
@@ -76,53 +102,51 @@ pub fn mount_mapped(parts: Parts<'_>, users: &Users, target: &Path) -> io::Resul
         mount(none, "/", none, slave, none)?;
         let stage = Some("tmpfs");
         mount(stage, target, stage, MsFlags::empty(), Some("mode=700"))?;
+        nix::unistd::chdir(target)?;
         let mut lower = Vec::new();
         for (n, layer) in layers.iter().enumerate() {
-            let folder = target.join(n.to_string());
-            fs::create_dir(&folder)?;
-            layer.attach(&folder)?;
-            lower.push(n.to_string());
+            let name = n.to_string();
+            fs::create_dir(&name)?;
+            layer.attach(Path::new(&name))?;
+            lower.push(name);
         }
-        for name in ["own", "whole"] {
-            fs::create_dir(target.join(name))?;
+        let whole = Path::new("whole");
+        fs::create_dir(whole)?;
+        if let Some(own) = own {
+            fs::create_dir("own")?;
+            own.attach(Path::new("own"))?;
+            mount_writable(&writable(&lower, "own/upper", "own/work"), whole)?;
+        } else {
+            mount_volume(&lower, whole)?;
         }
-        own.attach(&target.join("own"))?;
-        nix::unistd::chdir(target)?;
-        overlay(&lower, "own", Path::new("whole"))?;
-        let whole = Detached::copy(Path::new("whole"), false)?;
+        let whole = Detached::copy(whole, false)?;
         setns(machine, CloneFlags::CLONE_NEWNS).map_err(during("enter the machine's mounts"))?;
         whole.attach(target)
     })
 }
 
-fn on_a_thread(work: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
+/// Mounts from a current folder of its own, hence a thread of its own: it keeps paths short.
+fn in_folder(dir: &Path, mount: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
     thread::scope(|scope| {
         let mounter = thread::Builder::new()
             .name("overlay-mount".to_owned())
             .stack_size(128 << 10)
-            .spawn_scoped(scope, work)?;
+            .spawn_scoped(scope, || {
+                unshare(CloneFlags::CLONE_FS)?;
+                nix::unistd::chdir(dir)?;
+                mount()
+            })?;
         let done = mounter.join();
         done.unwrap_or_else(|_| Err(Errno::ECANCELED.into()))
     })
 }
 
-fn overlay(lower: &[String], own: &str, target: &Path) -> io::Result<()> {
-    let lower = lower.join(":");
-    let options = format!("lowerdir={lower},upperdir={own}/upper,workdir={own}/work,index=off");
-    if options.len() + ",volatile".len() > LARGEST_OPTIONS {
+fn mount_with(flags: MsFlags, options: &str, target: &Path) -> io::Result<()> {
+    if options.len() > LARGEST_OPTIONS {
         return Err(Errno::E2BIG.into());
     }
-    // A container's own files need not survive a power cut, since the container does not; `volatile`
-    // spares it and its unmount the syncs. Kernels before 5.10 lack it.
-    match mount_with(&format!("{options},volatile"), target) {
-        Err(Errno::EINVAL) => Ok(mount_with(&options, target)?),
-        other => Ok(other?),
-    }
-}
-
-fn mount_with(options: &str, target: &Path) -> nix::Result<()> {
     let overlay = Some("overlay");
-    mount(overlay, target, overlay, MsFlags::empty(), Some(options))
+    Ok(mount(overlay, target, overlay, flags, Some(options))?)
 }
 
 /// Unmounts whatever is mounted on `target`; nothing there is no error.

@@ -114,7 +114,7 @@ fn userns() -> v1::UserNamespace {
 #[test]
 fn bad_fields_are_named() {
     type Change = fn(&mut v1::PodSandboxConfig);
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 24] = [
         ("config.metadata", |c| c.metadata = None),
         ("config.metadata.name", |c| {
             c.metadata.as_mut().unwrap().name.clear();

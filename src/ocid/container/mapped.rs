@@ -15,11 +15,11 @@ use crate::host::mount::unmount_below;
 use crate::host::namespace::{IdMap, IdMaps, user_namespace};
 
 /// Below the bundle.
-const FOLDER: &str = "volumes";
+const FOLDER: &str = "mapped";
 
 /// Mounts `source` once more with the mount's id mappings, in the bundle, and answers where. The
 /// mappings say which id of the volume is which of the machine; kubelet sends the pod's.
-pub(super) fn mapped(
+pub(super) fn copy(
     field: &str,
     mount: &Mount,
     inputs: &SpecInputs<'_>,
@@ -31,7 +31,7 @@ pub(super) fn mapped(
         uids: maps(&mount.uid_mappings),
         gids: maps(&mount.gid_mappings),
     };
-    let folder = inputs.rootfs.with_file_name(FOLDER);
+    let folder = inputs.bundle.join(FOLDER);
     let taken = fs::read_dir(&folder).map_or(0, Iterator::count);
     let target = folder.join(taken.to_string());
     let failed = |act| {
@@ -68,7 +68,7 @@ pub(super) fn mapped(
 }
 
 /// Unmounts a bundle's volumes; none is no error.
-pub(super) fn release(bundle: &Path) -> io::Result<()> {
+pub(super) fn unmount(bundle: &Path) -> io::Result<()> {
     let folder = bundle.join(FOLDER);
     if folder.exists() {
         unmount_below(&folder)?;
