@@ -11,4 +11,5 @@ mod containers_volumes;
 mod events;
 mod pods;
 mod pods_users;
+mod second_stack;
 mod smoke;

@@ -101,12 +101,7 @@ pub(super) fn inside<T: Send>(
         drop((go, report));
         let made = tend(child, maps, set_up, gate, answer, take);
         // The gate is closed by now, which ends it wherever it waits.
-        loop {
-            match waitpid(Pid::from_raw(child), None) {
-                Err(Errno::EINTR) => {}
-                _ => break,
-            }
-        }
+        while let Err(Errno::EINTR) = waitpid(Pid::from_raw(child), None) {}
         made
     })
     .and_then(|made| made)
