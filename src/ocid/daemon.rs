@@ -67,6 +67,7 @@ impl Handler {
             let mut facts = HostFacts::probe();
             facts.recursive_read_only &= features.recursive_read_only;
             facts.user_namespaces = features.user_namespaces && self.maps_ids(facts.kernel).await?;
+            facts.exec_cgroup = features.exec_cgroup;
             Ok(Arc::new(facts))
         };
         self.facts.get_or_try_init(|| probe).await.cloned()

@@ -6,9 +6,14 @@
 mod support;
 mod world;
 
+mod answers;
+mod answers_images;
+mod answers_refused;
 mod containers_resources;
 mod containers_volumes;
 mod events;
+mod exec;
+mod logs;
 mod pods;
 mod pods_users;
 mod second_stack;
