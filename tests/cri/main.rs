@@ -15,5 +15,7 @@ mod events;
 mod exec;
 mod failpoints;
 mod logs;
+mod pods;
+mod pods_users;
 mod second_stack;
 mod smoke;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Container;
 use super::create::log_path;
+use super::mapped;
 use super::stop::kill;
 use super::volumes;
 use crate::ocid::daemon::{Daemon, blocking};
@@ -63,6 +64,8 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
     let unmounted = {
         let daemon = Arc::clone(daemon);
         blocking(move || {
+            // First of all: they are somebody's, and the bundle is about to be deleted.
+            mapped::unmount(&bundle).map_err(Error::io("unmount the volumes of", &bundle))?;
             let volumes = volumes::unmount(&bundle);
             daemon.images.unmount_container(&bundle.join("rootfs"))?;
             volumes.map_err(Error::io("unmount the image volumes of", bundle))
