@@ -14,6 +14,7 @@ mod containers_volumes;
 mod events;
 mod exec;
 mod failpoints;
+mod life;
 mod logs;
 mod pods;
 mod pods_users;
