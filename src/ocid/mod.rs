@@ -4,6 +4,7 @@ pub mod config;
 pub mod container;
 pub mod daemon;
 pub mod error;
+pub mod failpoint;
 pub mod field;
 pub mod image;
 pub mod monitor;

@@ -20,6 +20,7 @@ use tonic::transport::Server;
 use super::config::{self, Config, ConfigError};
 use super::daemon::Daemon;
 use super::error::Error;
+use super::failpoint;
 use super::rpc::Service;
 use super::state::restore;
 use crate::cri::v1::image_service_server::ImageServiceServer;
@@ -59,6 +60,8 @@ pub enum ServerError {
     Locked(PathBuf),
     #[error("another process listens on `{}`", .0.display())]
     Listening(PathBuf),
+    #[error(transparent)]
+    Failpoint(#[from] failpoint::BadOrder),
     #[error("prepare the daemon")]
     Prepare(#[source] Arc<Error>),
     #[error("start the async runtime")]
@@ -124,6 +127,14 @@ pub fn run(config: Config) -> Result<(), ServerError> {
 }
 
 async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), ServerError> {
+    if failpoint::arm_from_environment()? {
+        let mut go_on = signal(SignalKind::user_defined1()).map_err(ServerError::Runtime)?;
+        tokio::spawn(async move {
+            while go_on.recv().await.is_some() {
+                failpoint::open();
+            }
+        });
+    }
     let root = config.crio.root.clone();
     fs::create_dir_all(&root).map_err(ServerError::io("make the folder", &root))?;
     let _lock = lock(&root)?;
