@@ -242,11 +242,7 @@ async fn a_token_from_the_registry_s_token_server() {
         r#"Bearer realm="http://{}/token",service="svc",scope="repository:x:pull""#,
         liar.host
     );
-    let demand = ("Bearer abc".to_owned(), challenge);
-    let paths: Vec<String> = liar.table.lock().unwrap().replies.keys().cloned().collect();
-    for path in paths {
-        liar.change(&path, |r| r.demands = Some(demand.clone()));
-    }
+    liar.demand("Bearer abc", &challenge);
     let token = Reply {
         status: 200,
         body: br#"{"access_token":"abc"}"#.to_vec(),
