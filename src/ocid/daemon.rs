@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{self, CgroupManager, Config};
@@ -14,6 +15,7 @@ use super::container::facts::HostFacts;
 use super::container::seccomp::SeccompProfile;
 use super::container::spec::Defaults;
 use super::error::{Error, Result};
+use super::events::Events;
 use super::field::FieldError;
 use super::image::{ImageOptions, ImageStore};
 use super::network::Network;
@@ -36,6 +38,9 @@ pub struct Daemon {
     pub names: Names,
     pub cgroups: Cgroups,
     pub joined: Joined,
+    pub events: Events,
+    /// Cancelled when the daemon is told to stop: what would go on for ever ends.
+    pub stopping: CancellationToken,
     /// Mutating operations; each outlives the call that began it.
     pub tasks: TaskTracker,
 }
@@ -121,6 +126,8 @@ impl Daemon {
             containers: Table::new("container"),
             names: Names::default(),
             joined: Joined::default(),
+            events: Events::default(),
+            stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
         }))

@@ -5,6 +5,7 @@ pub mod container;
 pub mod daemon;
 pub mod duration;
 pub mod error;
+pub mod events;
 pub mod failpoint;
 pub mod field;
 pub mod image;

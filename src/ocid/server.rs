@@ -171,7 +171,7 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
         .add_service(ImageServiceServer::new(service).max_decoding_message_size(REQUEST_CAP));
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[sd_notify::NotifyState::Ready]);
-    let stopping = CancellationToken::new();
+    let stopping = daemon.stopping.clone();
     let served = server.serve_with_incoming_shutdown(
         UnixListenerStream::new(listener),
         stopping.clone().cancelled_owned(),

@@ -6,4 +6,8 @@
 mod support;
 mod world;
 
+mod containers_resources;
+mod containers_volumes;
+mod events;
+mod second_stack;
 mod smoke;

@@ -118,6 +118,12 @@ impl World {
         self.daemon.as_ref().expect("the daemon was ended")
     }
 
+    /// Ends the daemon and waits until it is gone; clients of this process are not held up by that.
+    pub async fn end_daemon_beside(&mut self, signal: Signal) -> Result<()> {
+        let daemon = self.daemon.take().context("no daemon")?;
+        tokio::task::spawn_blocking(move || daemon.end(signal)).await?
+    }
+
     /// Ends the daemon and waits until it is gone.
     pub fn end_daemon(&mut self, signal: Signal) -> Result<()> {
         self.daemon.take().context("no daemon")?.end(signal)
@@ -275,8 +281,8 @@ impl World {
         let left = self.client.list_containers(None).await?;
         ensure!(left.is_empty(), "containers without a pod: {left:?}");
         let before = self.before.as_ref().context("no picture")?;
-        // The logs are kubelet's.
-        let mut usual = vec!["/var/log/pods"];
+        // The logs are kubelet's, and a restarted daemon has another pid.
+        let mut usual = vec!["/var/log/pods", "/srv/under-test/ocid --debug"];
         usual.extend(expected);
         Snapshot::take(&self.machine)?.assert_as(before, &usual)
     }

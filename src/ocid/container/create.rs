@@ -10,10 +10,12 @@ use super::config::ContainerConfig;
 use super::facts::HostFacts;
 use super::remove::teardown;
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
+use super::volumes;
 use crate::host::clock::now_ns;
 use crate::host::fs::write_replace;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::field::FieldError;
 use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
@@ -72,6 +74,7 @@ async fn make(
     match build(daemon, &pod, &container, &image).await {
         Ok(()) => {
             daemon.containers.insert(&id, Arc::clone(&container));
+            daemon.tell(Kind::Created, &container.now());
             super::exit::watch_monitor(daemon, &container);
             tracing::info!(pod = %pod.id, container = %id, %name, image = %image.id, "container is created");
             Ok(id)
@@ -122,7 +125,9 @@ async fn build(
                 make_folder(folder, 0o755)?;
             }
             let rootfs = bundle.join("rootfs");
-            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs)?;
+            let volumes =
+                volumes::mount(&daemon.images, &record.id, &record.config.mounts, &bundle)?;
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, &volumes)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
@@ -174,7 +179,9 @@ fn build_spec(
     record: &ContainerRecord,
     image: &Image,
     rootfs: &Path,
+    volumes: &volumes::Sources,
 ) -> std::result::Result<BuiltSpec, Error> {
+    let bundle = daemon.bundle(&record.id);
     let files = Files::of(&daemon.sandbox_run(&pod.id));
     let pinned = pod.pinned(daemon);
     let cgroups_path = daemon
@@ -200,6 +207,8 @@ fn build_spec(
         sandbox: &view,
         image: &image.config,
         rootfs,
+        bundle: &bundle,
+        volumes,
         defaults: &daemon.defaults,
         host: facts,
     };

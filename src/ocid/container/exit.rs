@@ -10,6 +10,7 @@ use super::Container;
 use super::remove::release;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::runtime::{Created, ExitRecord};
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
@@ -48,6 +49,7 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
                 r.message = "the container was killed: its monitor ended first".to_owned();
             }
         });
+        daemon.tell(Kind::Stopped, &now);
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
     }
     let _gate = container.gate().await;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::Container;
 use super::stop::kill;
+use super::volumes;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::runtime::{Adopted, Runtime};
 use crate::ocid::sandbox::teardown::{end, remove as remove_folder};
 use crate::ocid::state::record::Phase;
@@ -34,6 +36,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
     container.note(|r| r.phase = Phase::Removing);
     teardown(daemon, container).await?;
     daemon.containers.remove(&id);
+    daemon.tell(Kind::Deleted, &container.now());
     daemon.names.release(&id);
     daemon.joined.forget(&id);
     tracing::info!(container = %id, "container is removed");
@@ -51,10 +54,15 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
         .delete(&record.id, true)
         .await
         .map_err(|e| Arc::new(Error::from(e)));
-    let rootfs = daemon.bundle(&record.id).join("rootfs");
+    let bundle = daemon.bundle(&record.id);
     let unmounted = {
         let daemon = Arc::clone(daemon);
-        blocking(move || Ok(daemon.images.unmount_container(&rootfs)?)).await
+        blocking(move || {
+            let volumes = volumes::unmount(&bundle);
+            daemon.images.unmount_container(&bundle.join("rootfs"))?;
+            volumes.map_err(Error::io("unmount the image volumes of", bundle))
+        })
+        .await
     };
     deleted.and(unmounted)
 }

@@ -6,6 +6,7 @@ use super::Container;
 use crate::host::clock::now_ns;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::state::record::Phase;
 
 /// Starts what was created. A container that runs already, by an earlier call whose client went away,
@@ -49,6 +50,7 @@ async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<(
         })?;
         return Err(Arc::new(error.into()));
     }
+    daemon.tell(Kind::Started, &container.now());
     tracing::info!(container = %record.id, "container is started");
     Ok(())
 }

@@ -4,10 +4,9 @@ pub mod convert;
 pub mod image;
 pub mod runtime;
 pub mod status;
+pub mod stream;
 
 use std::sync::Arc;
-
-use tonic::Status;
 
 use super::daemon::Daemon;
 
@@ -15,14 +14,14 @@ use super::daemon::Daemon;
 #[derive(Clone)]
 pub struct Service(pub Arc<Daemon>);
 
-/// A stream of answers.
-type Answers<T> = futures_util::stream::BoxStream<'static, Result<T, Status>>;
-
 /// Implements a service: each RPC by the function of its file, the rest refused by name.
 macro_rules! serve {
     (
         impl $service:ident {
             $($rpc:ident($request:ident) -> $response:ident = $serve:path;)*
+            @stream
+            $($many:ident($many_request:ident) -> $many_type:ident<$many_response:ident>
+                = $serve_many:path;)*
             @unimplemented
             $($other:ident($other_request:ident) -> $other_response:ident;)*
             @unimplemented stream
@@ -41,6 +40,17 @@ macro_rules! serve {
                 }
             )*
             $(
+                type $many_type = $crate::ocid::rpc::stream::Answers<v1::$many_response>;
+
+                async fn $many(
+                    &self,
+                    request: tonic::Request<v1::$many_request>,
+                ) -> Result<tonic::Response<Self::$many_type>, tonic::Status> {
+                    let answer = $serve_many(&self.0, request.into_inner()).await;
+                    $crate::ocid::rpc::status::answer(stringify!($many), answer)
+                }
+            )*
+            $(
                 async fn $other(
                     &self,
                     _: tonic::Request<v1::$other_request>,
@@ -49,7 +59,7 @@ macro_rules! serve {
                 }
             )*
             $(
-                type $stream_type = $crate::ocid::rpc::Answers<v1::$stream_response>;
+                type $stream_type = $crate::ocid::rpc::stream::Answers<v1::$stream_response>;
 
                 async fn $stream(
                     &self,

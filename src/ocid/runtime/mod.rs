@@ -12,6 +12,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oci_spec::runtime::LinuxResources;
+
 use crate::host::command::{Command, Output};
 use crate::host::process::ProcessId;
 use crate::ocid::monitor::protocol::OciRuntime;
@@ -125,6 +127,18 @@ impl Runtime {
         }
     }
 
+    /// Gives a container that is created or runs new limits; those that are not set stay.
+    pub async fn update(&self, id: &str, limits: &LinuxResources) -> Result<(), RuntimeError> {
+        let limits = serde_json::to_vec(limits).map_err(|e| RuntimeError::Failed {
+            action: "update",
+            id: id.to_owned(),
+            message: format!("the limits are no JSON: {e}"),
+        })?;
+        let args = ["update", "--resources", "-", id];
+        let command = self.command(&args).stdin(limits);
+        self.finish("update", id, command).await.map(drop)
+    }
+
     /// The runtime's name and version, e.g. `runc` and `1.1.5`.
     pub async fn version(&self) -> Result<(String, String), RuntimeError> {
         let output = Command::new(&self.oci.path)
@@ -156,14 +170,25 @@ impl Runtime {
         id: &str,
         args: &[&str],
     ) -> Result<Output, RuntimeError> {
-        let output = Command::new(&self.oci.path)
+        self.finish(action, id, self.command(args)).await
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        Command::new(&self.oci.path)
             .args(self.oci.global_args())
             .args(args)
             // The runtime passes readiness on to containers when it sees this.
             .env("NOTIFY_SOCKET", "")
             .limit(LIMIT)
-            .output_async()
-            .await?;
+    }
+
+    async fn finish(
+        &self,
+        action: &'static str,
+        id: &str,
+        command: Command,
+    ) -> Result<Output, RuntimeError> {
+        let output = command.output_async().await?;
         if output.status.success() {
             return Ok(output);
         }

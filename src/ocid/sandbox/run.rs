@@ -18,6 +18,7 @@ use crate::ocid::container::resources::Resources;
 use crate::ocid::container::spec::check_sandbox;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::events::Kind;
 use crate::ocid::pause::{self, PauseRequest};
 use crate::ocid::state::record::{Phase, Record, SandboxRecord};
 
@@ -51,6 +52,8 @@ async fn make(
     match build(daemon, &sandbox, cgroup).await {
         Ok(()) => {
             daemon.sandboxes.insert(&id, Arc::clone(&sandbox));
+            daemon.tell_pod(Kind::Created, &sandbox.now());
+            daemon.tell_pod(Kind::Started, &sandbox.now());
             tracing::info!(pod = %id, %name, ips = ?sandbox.now().ips(), "pod is ready");
             Ok(id)
         }

@@ -9,6 +9,7 @@ use super::teardown::{disconnect, teardown};
 use crate::ocid::container::{Container, remove as container_remove, stop as container_stop};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
+use crate::ocid::events::Kind;
 use crate::ocid::state::record::Phase;
 
 /// Kills the pod's containers and gives its network back. The pod stays listed until it is removed.
@@ -54,7 +55,8 @@ async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
         .await;
     };
     disconnect(daemon, sandbox, released).await?;
-    sandbox.note(|r| r.phase = Phase::Stopped);
+    let now = sandbox.note(|r| r.phase = Phase::Stopped);
+    daemon.tell_pod(Kind::Stopped, &now);
     tracing::info!(pod = %sandbox.now().id, "pod is stopped");
     Ok(())
 }
@@ -77,6 +79,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
         .collect::<Result<()>>()?;
     teardown(daemon, sandbox).await?;
     daemon.sandboxes.remove(&id);
+    daemon.tell_pod(Kind::Deleted, &sandbox.now());
     daemon.names.release(&id);
     daemon.joined.forget(&id);
     tracing::info!(pod = %id, "pod is removed");

@@ -113,6 +113,9 @@ async fn restore_container(
     let name = container_name(&record);
     daemon.names.take("container", &name, &record.id)?;
     daemon.containers.insert(&record.id, Arc::clone(container));
+    if record.started_at != 0 {
+        daemon.events.adopt(&record.id);
+    }
     if record.boot_id != boot && record.phase != Phase::Stopped {
         // Its process ids name other processes by now.
         container.change(|r| {

@@ -130,7 +130,11 @@ fn links(machine: &Machine, lines: &mut BTreeSet<String>) -> Result<()> {
         .run(&["ip", "-o", "route", "show", "table", "all"])?
         .lines()
     {
-        lines.insert(format!("route {line}"));
+        // Whether a bridge has a port that is up follows some time after the port.
+        lines.insert(format!(
+            "route {}",
+            line.trim_end().replace(" linkdown", "")
+        ));
     }
     Ok(())
 }

@@ -1,11 +1,14 @@
-//! ListImages.
+//! ListImages, and StreamImages, the same in several messages.
 
 use std::sync::Arc;
 
-use crate::cri::v1::{ListImagesRequest, ListImagesResponse};
+use crate::cri::v1::{
+    ListImagesRequest, ListImagesResponse, StreamImagesRequest, StreamImagesResponse,
+};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::convert::image;
+use crate::ocid::rpc::stream::{Answers, pages};
 
 /// All of them, or the one that the filter names.
 pub async fn list_images(
@@ -23,4 +26,13 @@ pub async fn list_images(
     Ok(ListImagesResponse {
         images: images.iter().map(|found| image(found)).collect(),
     })
+}
+
+pub async fn stream_images(
+    daemon: &Arc<Daemon>,
+    request: StreamImagesRequest,
+) -> Result<Answers<StreamImagesResponse>> {
+    let StreamImagesRequest { filter } = request;
+    let list = list_images(daemon, ListImagesRequest { filter }).await?;
+    Ok(pages(list.images, |images| StreamImagesResponse { images }))
 }

@@ -18,9 +18,12 @@ serve! {
         remove_image(RemoveImageRequest) -> RemoveImageResponse = remove_image::remove_image;
         image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse = image_fs_info::image_fs_info;
 
+        @stream
+        stream_images(StreamImagesRequest) -> StreamImagesStream<StreamImagesResponse>
+            = list_images::stream_images;
+
         @unimplemented
 
         @unimplemented stream
-        stream_images(StreamImagesRequest) -> StreamImagesStream<StreamImagesResponse>;
     }
 }

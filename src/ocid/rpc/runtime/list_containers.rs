@@ -1,11 +1,15 @@
-//! ListContainers.
+//! ListContainers, and StreamContainers, the same in several messages.
 
 use std::sync::Arc;
 
-use crate::cri::v1::{ContainerFilter, ListContainersRequest, ListContainersResponse};
+use crate::cri::v1::{
+    ContainerFilter, ListContainersRequest, ListContainersResponse, StreamContainersRequest,
+    StreamContainersResponse,
+};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::convert::{container_item, selects};
+use crate::ocid::rpc::stream::{Answers, pages};
 
 /// Newest first, as CRI-O lists them.
 pub async fn list_containers(
@@ -31,4 +35,15 @@ pub async fn list_containers(
         .collect();
     containers.sort_by_key(|item| std::cmp::Reverse(item.created_at));
     Ok(ListContainersResponse { containers })
+}
+
+pub async fn stream_containers(
+    daemon: &Arc<Daemon>,
+    request: StreamContainersRequest,
+) -> Result<Answers<StreamContainersResponse>> {
+    let StreamContainersRequest { filter } = request;
+    let list = list_containers(daemon, ListContainersRequest { filter }).await?;
+    Ok(pages(list.containers, |containers| {
+        StreamContainersResponse { containers }
+    }))
 }

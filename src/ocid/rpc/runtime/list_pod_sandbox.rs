@@ -1,11 +1,15 @@
-//! ListPodSandbox.
+//! ListPodSandbox, and StreamPodSandboxes, the same in several messages.
 
 use std::sync::Arc;
 
-use crate::cri::v1::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFilter};
+use crate::cri::v1::{
+    ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFilter, StreamPodSandboxesRequest,
+    StreamPodSandboxesResponse,
+};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::convert::{sandbox_item, selects};
+use crate::ocid::rpc::stream::{Answers, pages};
 
 /// Newest first, as CRI-O lists them.
 pub async fn list_pod_sandbox(
@@ -29,4 +33,15 @@ pub async fn list_pod_sandbox(
         .collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.created_at));
     Ok(ListPodSandboxResponse { items })
+}
+
+pub async fn stream_pod_sandboxes(
+    daemon: &Arc<Daemon>,
+    request: StreamPodSandboxesRequest,
+) -> Result<Answers<StreamPodSandboxesResponse>> {
+    let StreamPodSandboxesRequest { filter } = request;
+    let list = list_pod_sandbox(daemon, ListPodSandboxRequest { filter }).await?;
+    Ok(pages(list.items, |pod_sandboxes| {
+        StreamPodSandboxesResponse { pod_sandboxes }
+    }))
 }

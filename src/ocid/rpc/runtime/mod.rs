@@ -3,6 +3,7 @@
 mod container_status;
 mod create_container;
 mod exec_sync;
+mod get_container_events;
 mod list_containers;
 mod list_pod_sandbox;
 mod pod_sandbox_status;
@@ -15,6 +16,7 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod update_container_resources;
 mod version;
 
 use super::serve;
@@ -50,10 +52,22 @@ serve! {
         reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse
             = reopen_container_log::reopen_container_log;
         exec_sync(ExecSyncRequest) -> ExecSyncResponse = exec_sync::exec_sync;
+        update_container_resources(UpdateContainerResourcesRequest)
+            -> UpdateContainerResourcesResponse
+            = update_container_resources::update_container_resources;
+
+        @stream
+        get_container_events(GetEventsRequest)
+            -> GetContainerEventsStream<ContainerEventResponse>
+            = get_container_events::get_container_events;
+        stream_pod_sandboxes(StreamPodSandboxesRequest)
+            -> StreamPodSandboxesStream<StreamPodSandboxesResponse>
+            = list_pod_sandbox::stream_pod_sandboxes;
+        stream_containers(StreamContainersRequest)
+            -> StreamContainersStream<StreamContainersResponse>
+            = list_containers::stream_containers;
 
         @unimplemented
-        update_container_resources(UpdateContainerResourcesRequest)
-            -> UpdateContainerResourcesResponse;
         exec(ExecRequest) -> ExecResponse;
         attach(AttachRequest) -> AttachResponse;
         port_forward(PortForwardRequest) -> PortForwardResponse;
@@ -69,16 +83,10 @@ serve! {
             -> UpdatePodSandboxResourcesResponse;
 
         @unimplemented stream
-        stream_pod_sandboxes(StreamPodSandboxesRequest)
-            -> StreamPodSandboxesStream<StreamPodSandboxesResponse>;
-        stream_containers(StreamContainersRequest)
-            -> StreamContainersStream<StreamContainersResponse>;
         stream_container_stats(StreamContainerStatsRequest)
             -> StreamContainerStatsStream<StreamContainerStatsResponse>;
         stream_pod_sandbox_stats(StreamPodSandboxStatsRequest)
             -> StreamPodSandboxStatsStream<StreamPodSandboxStatsResponse>;
-        get_container_events(GetEventsRequest)
-            -> GetContainerEventsStream<ContainerEventResponse>;
         stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
             -> StreamPodSandboxMetricsStream<StreamPodSandboxMetricsResponse>;
     }
