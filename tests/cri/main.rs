@@ -6,8 +6,17 @@
 mod support;
 mod world;
 
+// The registry that does as the test says, and what it serves.
+#[allow(dead_code)]
+#[path = "../images/liar.rs"]
+mod liar;
+#[allow(dead_code)]
+#[path = "../images/pack.rs"]
+mod pack;
+
 mod containers_resources;
 mod containers_volumes;
 mod events;
+mod images;
 mod second_stack;
 mod smoke;

@@ -11,6 +11,7 @@ mod pulls;
 mod registries;
 mod registry;
 mod retries;
+mod tls;
 
 use std::fs;
 use std::path::{Path, PathBuf};
