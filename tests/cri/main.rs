@@ -14,9 +14,14 @@ mod liar;
 #[path = "../images/pack.rs"]
 mod pack;
 
+mod answers;
+mod answers_images;
+mod answers_refused;
 mod containers_resources;
 mod containers_volumes;
 mod events;
+mod exec;
 mod images;
+mod logs;
 mod second_stack;
 mod smoke;
