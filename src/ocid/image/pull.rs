@@ -24,8 +24,9 @@ use super::registries::{Registries, Source};
 use super::registry::{Attempt, Fetched, Repository};
 use super::store::{ImageStore, Inner};
 use crate::host::memory;
-use crate::ocid::storage::StorageError;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::layers::Pin;
+use crate::ocid::storage::{StorageError, failed};
 
 type Outcome = Option<Result<Arc<Image>, ImageError>>;
 type Key = (Named, Option<RegistryAuth>);
@@ -233,6 +234,7 @@ impl Pull<'_> {
         };
         let config = record.image(false).map_err(problem)?.config;
         let diff_ids = diff_ids(&config, manifest.layers.len()).map_err(problem)?;
+        failpoint::reach(Point::PullResolved).map_err(failed("go on in", &self.store.root))?;
         let pins: Vec<Pin> = diff_ids.iter().map(|d| self.store.layers.pin(d)).collect();
         let layers = manifest.layers.into_iter().zip(diff_ids.iter().cloned());
         let fetched = self.fetch_layers(Arc::new(repository), layers).await;
@@ -386,6 +388,7 @@ fn commit(
         size = size.saturating_add(layer.archive);
     }
     store.layers.make_durable(&diff_ids)?;
+    failpoint::reach(Point::PullDurable).map_err(failed("go on in", &store.root))?;
     record.layers = diff_ids;
     record.size = size;
     Ok(store.commit(record, reference, digests)?)
