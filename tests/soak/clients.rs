@@ -1,6 +1,9 @@
 //! Twenty clients at once, each with pods of its own, make legal and illegal calls as seeded numbers have it,
 //! give up some in the middle, and check every answer against a model; now and then the daemon is killed.
 
+mod illegal;
+mod repeat;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -363,106 +366,6 @@ impl Caller {
         }
     }
 
-    /// What must be refused, or is nothing to do.
-    async fn illegal(&mut self) -> Result<()> {
-        let nobody = format!("{:064x}", self.numbers.next());
-        let client = self.client.clone();
-        let which = self.numbers.below(9);
-        let running = |c: &Container| c.state == ContainerState::ContainerRunning;
-        let running = self
-            .model
-            .container_ids(|c| running(c) && c.brief.is_none());
-        let running = self.numbers.pick(&running).cloned();
-        let pods = self.model.pod_ids(|_| true);
-        let pod = self.numbers.pick(&pods).cloned();
-        match (which, running, pod) {
-            (0, ..) => {
-                let call = async move { client.start_container(&nobody).await };
-                let outcome = self.call("StartContainer of nobody", call).await?;
-                self.refused("start of nobody", &[Code::NotFound], outcome)
-            }
-            (1, ..) => {
-                let call = async move {
-                    client.stop_container(&nobody, Duration::ZERO).await?;
-                    client.remove_container(&nobody).await?;
-                    client.stop_pod_sandbox(&nobody).await?;
-                    client.remove_pod_sandbox(&nobody).await
-                };
-                match self.call("removal of nobody", call).await? {
-                    Outcome::Refused(code, message) => bail!("{code:?} {message}"),
-                    _ => Ok(()),
-                }
-            }
-            (2, ..) => {
-                let call = async move { client.container_status(&nobody, true).await };
-                let outcome = self.call("ContainerStatus of nobody", call).await?;
-                self.refused("status of nobody", &[Code::NotFound], outcome)
-            }
-            (3, ..) => {
-                let config = self.config("lost", None);
-                let sandbox = self.sandbox("lost");
-                let call = async move { client.create_container(&nobody, config, sandbox).await };
-                let outcome = self.call("CreateContainer in no pod", call).await?;
-                self.refused("create in no pod", &[Code::NotFound], outcome)
-            }
-            (4, ..) => {
-                let call = async move {
-                    client
-                        .run_pod_sandbox(PodSandboxConfig::default(), "")
-                        .await
-                };
-                let outcome = self.call("RunPodSandbox of nothing", call).await?;
-                self.refused("a pod of nothing", &[Code::InvalidArgument], outcome)
-            }
-            // After a restart the first call on a running container may be the repeat of one cut off.
-            (5, Some(id), _) => {
-                let call = async move { client.start_container(&id).await };
-                match self.call("StartContainer again", call).await? {
-                    Outcome::Done(()) if self.deaths.load(Ordering::SeqCst) > 0 => Ok(()),
-                    other => self.refused("start again", &[Code::FailedPrecondition], other),
-                }
-            }
-            (6, _, Some(pod)) => {
-                let sandbox = self.sandbox_of(&pod)?;
-                let call = async move { client.run_pod_sandbox(sandbox, "").await };
-                match self.call("RunPodSandbox again", call).await? {
-                    Outcome::Done(id) => {
-                        let again = id == pod && self.deaths.load(Ordering::SeqCst) > 0;
-                        ensure!(again, "a second pod {id} beside {pod}");
-                        Ok(())
-                    }
-                    other => self.refused("run again", &[Code::AlreadyExists], other),
-                }
-            }
-            (7, _, Some(pod)) => {
-                let mut config = self.config("no-image", None);
-                if let Some(image) = &mut config.image {
-                    image.image = "127.0.0.1:5000/library/none:1".to_owned();
-                }
-                let ready = self.model.pods.get(&pod).is_some_and(|pod| pod.ready);
-                let code = match ready {
-                    true => Code::NotFound,
-                    false => Code::FailedPrecondition,
-                };
-                let sandbox = self.sandbox_of(&pod)?;
-                let call = async move { client.create_container(&pod, config, sandbox).await };
-                let outcome = self.call("CreateContainer without image", call).await?;
-                self.refused("create without image", &[code], outcome)
-            }
-            (8, _, Some(pod)) if self.model.pods.get(&pod).is_some_and(|pod| !pod.ready) => {
-                let (config, sandbox) = (self.config("late", None), self.sandbox_of(&pod)?);
-                let call = async move { client.create_container(&pod, config, sandbox).await };
-                let outcome = self.call("CreateContainer in a stopped pod", call).await?;
-                self.refused(
-                    "create in a stopped pod",
-                    &[Code::FailedPrecondition],
-                    outcome,
-                )
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Lists and statuses against the model.
     async fn look(&mut self) -> Result<()> {
         let client = self.client.clone();
@@ -539,93 +442,6 @@ impl Caller {
             let state = container.state();
             let fits = self.model.may_be(&container.id, state) || self.model.is_unsure(name);
             ensure!(fits, "{container:?} in {:?}", self.model);
-        }
-        Ok(())
-    }
-
-    /// After a call whose end is not known: it is repeated, as kubelet does, until it has one.
-    async fn resolve(&mut self) -> Result<()> {
-        let client = self.client.with_limit(CALL);
-        loop {
-            match self.settle(&client).await {
-                Ok(()) => break,
-                Err(error) => {
-                    let broken = matches!(
-                        error.downcast_ref::<ClientError>(),
-                        Some(
-                            ClientError::Broken { .. }
-                                | ClientError::Connect { .. }
-                                | ClientError::TimedOut { .. }
-                                | ClientError::Handshake { .. }
-                                | ClientError::ConnectTimedOut { .. }
-                        )
-                    );
-                    let unknown = error
-                        .downcast_ref::<ClientError>()
-                        .and_then(ClientError::code)
-                        .is_some_and(|code| matches!(code, Code::Unknown | Code::Unavailable));
-                    if !(broken || unknown) {
-                        return Err(error.context(format!("the repeat, {:?}", self.model)));
-                    }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        self.model.unsure = None;
-        Ok(())
-    }
-
-    /// What is unsure is repeated if it was a making, and made an end of otherwise.
-    async fn settle(&mut self, client: &Client) -> Result<()> {
-        let Some(unsure) = self.model.unsure.clone() else {
-            return Ok(());
-        };
-        if let Some(sandbox) = self.sandboxes.get(&unsure).cloned() {
-            let id = match client.run_pod_sandbox(sandbox, "").await {
-                // The answer was on its way when the client left.
-                Err(ClientError::Refused { status, .. })
-                    if status.code() == Code::AlreadyExists =>
-                {
-                    let listed = client.list_pod_sandboxes(None).await?;
-                    let own =
-                        |p: &&v1::PodSandbox| p.metadata.as_ref().is_some_and(|m| m.name == unsure);
-                    listed.iter().find(own).context("not listed")?.id.clone()
-                }
-                other => other?,
-            };
-            let name = unsure;
-            self.model.pods.insert(id, Pod { name, ready: true });
-        } else if let Some((pod, config)) = self.configs.get(&unsure).cloned() {
-            let brief = unsure
-                .strip_prefix("brief")
-                .and_then(|rest| rest.split('-').next()?.parse().ok());
-            let sandbox = self.sandbox_of(&pod)?;
-            let id = match client.create_container(&pod, config, sandbox).await {
-                Err(ClientError::Refused { status, .. })
-                    if status.code() == Code::AlreadyExists =>
-                {
-                    let listed = client.list_containers(None).await?;
-                    let own =
-                        |c: &&v1::Container| c.metadata.as_ref().is_some_and(|m| m.name == unsure);
-                    listed.iter().find(own).context("not listed")?.id.clone()
-                }
-                other => other?,
-            };
-            let container = Container {
-                pod,
-                name: unsure,
-                state: ContainerState::ContainerCreated,
-                brief,
-            };
-            self.model.containers.insert(id, container);
-        } else if self.model.pods.contains_key(&unsure) {
-            client.stop_pod_sandbox(&unsure).await?;
-            client.remove_pod_sandbox(&unsure).await?;
-            self.model.remove_pod(&unsure);
-        } else {
-            client.stop_container(&unsure, Duration::ZERO).await?;
-            client.remove_container(&unsure).await?;
-            self.model.containers.remove(&unsure);
         }
         Ok(())
     }

@@ -71,8 +71,7 @@ impl Model {
         if let Some(pod) = self.pods.get_mut(id) {
             pod.ready = false;
         }
-        let mut own = self.containers.values_mut();
-        while let Some(container) = own.find(|c| c.pod == id) {
+        for container in self.containers.values_mut().filter(|c| c.pod == id) {
             container.state = ContainerState::ContainerExited;
         }
     }
