@@ -135,7 +135,8 @@ impl Mounts {
     }
 }
 
-/// An image volume is read-only whatever was asked, as Kubernetes has it, and nobody's programs.
+/// An image volume is read-only whatever was asked, as Kubernetes has it. Programs in it run, but not as
+/// somebody else.
 fn volume(
     field: &str,
     mount: &Asked,
@@ -143,7 +144,7 @@ fn volume(
     inputs: &SpecInputs<'_>,
 ) -> Result<Mount, SpecError> {
     let mapped = is_mapped(field, mount, inputs)?;
-    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev"];
     let mut volume = new_mount(&mount.container_path, "bind", source, &options);
     if mapped {
         map(&mut volume, mount)?;
