@@ -48,6 +48,12 @@ pub struct PauseRequest {
     pub net: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub uts: Option<PathBuf>,
+    /// Owns the others.
+    #[serde(default)]
+    pub user: Option<PathBuf>,
+    /// Whom it becomes: a user and a group that the user namespace knows; else nobody.
+    #[serde(default)]
+    pub nobody: Option<(u32, u32)>,
     /// `cgroup.procs` files of the cgroups to join, one per hierarchy; empty stays in the daemon's.
     #[serde(default)]
     pub cgroup_procs: Vec<PathBuf>,
@@ -160,14 +166,28 @@ fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
     SigSet::all().thread_block()?;
     nix::unistd::setsid()?;
     let joins = [
+        (&request.user, CloneFlags::CLONE_NEWUSER),
         (&request.net, CloneFlags::CLONE_NEWNET),
         (&request.ipc, CloneFlags::CLONE_NEWIPC),
         (&request.uts, CloneFlags::CLONE_NEWUTS),
     ];
+    let failed =
+        |path: &Path, e: io::Error| io::Error::other(format!("join `{}`: {e}", path.display()));
+    // All are opened before the first is joined: another user may not see them.
+    let mut namespaces = Vec::new();
     for (path, kind) in joins {
         if let Some(path) = path {
-            let joined = File::open(path).and_then(|ns| Ok(setns(ns, kind)?));
-            joined.map_err(|e| io::Error::other(format!("join `{}`: {e}", path.display())))?;
+            let namespace = File::open(path).map_err(|e| failed(path, e))?;
+            namespaces.push((path, kind, namespace));
+        }
+    }
+    for (path, kind, namespace) in namespaces {
+        setns(namespace, kind).map_err(|e| failed(path, e.into()))?;
+        if kind == CloneFlags::CLONE_NEWUSER {
+            // Its root, whom its other namespaces belong to.
+            let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+            nix::unistd::setresgid(gid, gid, gid)?;
+            nix::unistd::setresuid(uid, uid, uid)?;
         }
     }
     for path in &request.cgroup_procs {
@@ -182,7 +202,7 @@ fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
         let Some(mut writer) = writer.take() else {
             return 1;
         };
-        match settle() {
+        match settle(request.nobody.unwrap_or((NOBODY, NOBODY))) {
             Ok(()) => match writer.write_all(b"+").and_then(|()| fd::close_all()) {
                 Ok(()) => hold(),
                 Err(_) => 1,
@@ -213,7 +233,7 @@ fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
 }
 
 /// Process 1: gives up everything.
-fn settle() -> io::Result<()> {
+fn settle((uid, gid): (u32, u32)) -> io::Result<()> {
     let what = |what: &'static str| move |e: nix::Error| io::Error::other(format!("{what}: {e}"));
     nix::sys::prctl::set_name(c"ocid-pause").map_err(what("set the name"))?;
     let none: Option<&str> = None;
@@ -238,7 +258,7 @@ fn settle() -> io::Result<()> {
     mount(none, "/", none, read_only, none).map_err(what("make the root read-only"))?;
 
     nix::sys::prctl::set_no_new_privs().map_err(what("give up new privileges"))?;
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     nix::unistd::setgroups(&[]).map_err(what("leave every group"))?;
     nix::unistd::setresgid(gid, gid, gid).map_err(what("change the group"))?;
     // With the last id that is 0 the kernel takes every capability away.

@@ -14,5 +14,7 @@ mod containers_volumes;
 mod events;
 mod exec;
 mod logs;
+mod pods;
+mod pods_users;
 mod second_stack;
 mod smoke;

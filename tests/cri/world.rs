@@ -288,8 +288,9 @@ impl World {
         let left = self.client.list_containers(None).await?;
         ensure!(left.is_empty(), "containers without a pod: {left:?}");
         let before = self.before.as_ref().context("no picture")?;
-        // The logs are kubelet's, and a restarted daemon has another pid.
-        let mut usual = vec!["/var/log/pods", "/srv/under-test/ocid --debug"];
+        // The logs are kubelet's, and a restarted daemon has another pid. A bridge's routes come and go
+        // with its carrier.
+        let mut usual = vec!["/var/log/pods", "/srv/under-test/ocid --debug", "dev cni0"];
         usual.extend(expected);
         Snapshot::take(&self.machine)?.assert_as(before, &usual)
     }

@@ -79,7 +79,7 @@ async fn it_joins_the_pods_namespaces_and_reaps() {
         net: path("net"),
         ipc: path("ipc"),
         uts: path("uts"),
-        cgroup_procs: Vec::new(),
+        ..PauseRequest::default()
     };
     let id = pause::spawn(exe(), &request).await.unwrap();
     for kind in ["net", "ipc", "uts"] {

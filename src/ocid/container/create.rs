@@ -107,7 +107,7 @@ async fn build(
     make_folder(&rootfs, 0o711)?;
     daemon
         .images
-        .mount_container(&id, image, &rootfs)
+        .mount_container_for(&id, image, pod.users(daemon), &rootfs)
         .await
         .map_err(Error::from)?;
 
@@ -126,8 +126,9 @@ async fn build(
                 make_folder(folder, 0o755)?;
             }
             let rootfs = bundle.join("rootfs");
-            let volumes =
-                volumes::mount(&daemon.images, &record.id, &record.config.mounts, &bundle)?;
+            let (images, mounts) = (&daemon.images, &record.config.mounts);
+            let users = pod.users(&daemon);
+            let volumes = volumes::mount(images, &record.id, mounts, &bundle, users.as_ref())?;
             let sources = &volumes.sources;
             let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, sources)?;
             let path = bundle.join("config.json");
@@ -158,6 +159,7 @@ async fn build(
             .log_to_journald
             .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
+        owner: owner(pod),
     };
     let created = handler
         .runtime
@@ -173,6 +175,11 @@ async fn build(
         r.phase = Phase::Created;
     })?;
     container.commit().await
+}
+
+/// The root of the pod's user namespace: to whom the container's stdio belongs, so that it can open it anew.
+fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
+    pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 fn build_spec(
@@ -196,6 +203,7 @@ fn build_spec(
         net: pinned.net,
         ipc: pinned.ipc,
         uts: pinned.uts,
+        user: pinned.user,
         pid: pinned.pid,
         target_pid: target_pid(daemon, record)?,
         resolv_conf: files.resolv_conf,

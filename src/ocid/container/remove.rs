@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Container;
+use super::mapped;
 use super::stop::kill;
 use super::volumes;
 use crate::ocid::daemon::{Daemon, blocking};
@@ -58,6 +59,8 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
     let unmounted = {
         let daemon = Arc::clone(daemon);
         blocking(move || {
+            // First of all: they are somebody's, and the bundle is about to be deleted.
+            mapped::unmount(&bundle).map_err(Error::io("unmount the volumes of", &bundle))?;
             let volumes = volumes::unmount(&bundle);
             daemon.images.unmount_container(&bundle.join("rootfs"))?;
             volumes.map_err(Error::io("unmount the image volumes of", bundle))

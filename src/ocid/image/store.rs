@@ -24,7 +24,7 @@ use super::registries::Registries;
 use crate::host::fs::sync_dir;
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
-use crate::ocid::storage::{FsUsage, StorageError, failed};
+use crate::ocid::storage::{FsUsage, StorageError, Users, failed};
 
 /// All images below one root. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -197,11 +197,23 @@ impl ImageStore {
         image: &Image,
         target: &Path,
     ) -> Result<(), StorageError> {
+        self.mount_container_for(container_id, image, None, target)
+            .await
+    }
+
+    /// [`ImageStore::mount_container`] for a container in a user namespace.
+    pub async fn mount_container_for(
+        &self,
+        container_id: &str,
+        image: &Image,
+        users: Option<Users>,
+        target: &Path,
+    ) -> Result<(), StorageError> {
         let (store, id) = (self.0.clone(), container_id.to_owned());
         let (image, target) = (image.clone(), target.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             store.lease(&id, &image)?;
-            containers::mount(&store.root, &id, &image.layers, &target)
+            containers::mount(&store.root, &id, &image.layers, users.as_ref(), &target)
         });
         mounted
             .await
@@ -214,10 +226,11 @@ impl ImageStore {
         &self,
         container_id: &str,
         image: &Image,
+        users: Option<&Users>,
         target: &Path,
     ) -> Result<(), StorageError> {
         self.0.lease_volume(container_id, image)?;
-        containers::mount_volume(&self.0.root, &image.layers, target)
+        containers::mount_volume(&self.0.root, &image.layers, users, target)
     }
 
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +72,11 @@ impl Stdio {
         } else {
             (null()?, None)
         };
+        if let Some((uid, gid)) = job.owner {
+            // In a user namespace even root may open `/dev/stdout` only where it belongs to one of its users.
+            fchown(&their_out, Some(uid), Some(gid))?;
+            fchown(&their_err, Some(uid), Some(gid))?;
+        }
         let console = if job.tty {
             // What a former attempt left behind.
             record::remove(Path::new(CONSOLE))?;

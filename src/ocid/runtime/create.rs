@@ -47,6 +47,8 @@ pub struct CreateRequest {
     pub journal: Option<JournalTags>,
     /// Where the exit record will be written; must exist.
     pub exits_dir: PathBuf,
+    /// User and group that the container's stdio is given to; else it stays ours.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Whose lines they are, for the journal's fields.
@@ -104,6 +106,7 @@ impl Runtime {
             stdin: r.stdin,
             stdin_once: r.stdin_once,
             open_files: self.open_files.map(|(soft, _)| soft),
+            owner: r.owner,
             create_limit_ms: u64::try_from(self.create_limit.as_millis()).unwrap_or(u64::MAX),
         }));
         let io = |what| {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Sandbox;
-use super::config::{NamespaceMode, SandboxConfig};
+use super::config::{NamespaceMode, SandboxConfig, UserNamespace};
 use super::files::{Files, SHM_SIZE, machine_name};
 use super::sysctl;
 use super::teardown::teardown;
@@ -15,6 +15,7 @@ use crate::host::clock::now_ns;
 use crate::host::mount;
 use crate::host::namespace::{self, Wanted};
 use crate::ocid::container::resources::Resources;
+use crate::ocid::container::security::IdMapping;
 use crate::ocid::container::spec::check_sandbox;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
@@ -75,6 +76,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
         .save(sandbox.folder(), false)
         .map_err(Error::io("write the record in", sandbox.folder()))?;
     make_folder(&run)?;
+    let owner = owner(&record);
 
     let hostname = record.config.hostname_or(&record.id, &machine_name());
     pin(daemon, &record, &hostname).await?;
@@ -88,14 +90,14 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
     let local = async {
         let own_shm = record.config.namespaces.ipc == NamespaceMode::Pod;
         let (record, files) = (Arc::clone(&record), Files::of(&run));
-        let owner = Arc::clone(daemon);
+        let cgroups = Arc::clone(daemon);
         blocking(move || {
             if own_shm {
                 make_folder(&files.shm)?;
-                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777)
+                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777, owner)
                     .map_err(Error::io("mount", &files.shm))?;
             }
-            let made = owner
+            let made = cgroups
                 .cgroups
                 .make(&record.id, &cgroup, &limits(&record.config));
             made.map_err(Error::io("make the cgroup", cgroup.path()))
@@ -112,7 +114,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
     local?;
     let files = Files::of(&run);
     files
-        .write(&record.config, &hostname, sandbox.now().ips())
+        .write(&record.config, &hostname, sandbox.now().ips(), owner)
         .map_err(Error::io("write the pod's files in", &run))?;
     sandbox.change(|r| r.phase = Phase::Created)?;
     sandbox.commit().await
@@ -128,6 +130,7 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
         sysctls: sysctl::effective(&record.config, &daemon.default_sysctls)
             .into_iter()
             .collect(),
+        user: modes.userns.as_ref().map(|userns| userns.maps()),
     };
     let folder = daemon.namespaces(&record.id);
     blocking(move || {
@@ -136,6 +139,18 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
             .map_err(Error::io("pin the namespaces of the pod in", &folder))
     })
     .await
+}
+
+/// The root of the pod's user namespace, to whom its files belong.
+fn owner(record: &SandboxRecord) -> Option<(u32, u32)> {
+    record.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
+}
+
+/// The least of the users and groups that a user namespace knows, nobody where it is among them.
+fn nobody(userns: &UserNamespace) -> Option<(u32, u32)> {
+    const NOBODY: u32 = 65534;
+    let last = |ids: &[IdMapping]| Some(ids.first()?.length.checked_sub(1)?.min(NOBODY));
+    last(&userns.uids).zip(last(&userns.gids))
 }
 
 /// What the pod as a whole may use: its resources and what it costs itself. Only for a cgroup of our
@@ -171,6 +186,8 @@ async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()>
         net: pinned.net,
         ipc: pinned.ipc,
         uts: pinned.uts,
+        user: pinned.user,
+        nobody: record.config.namespaces.userns.as_ref().and_then(nobody),
         // It stays in the daemon's: on version 2 a pod's cgroup holds cgroups, no processes.
         cgroup_procs: Vec::new(),
     };

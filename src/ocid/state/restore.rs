@@ -95,7 +95,7 @@ fn is_alive(daemon: &Daemon, record: &SandboxRecord, boot: &str) -> bool {
     let pinned = record.pinned(daemon);
     record.boot_id == boot
         && record.pause.is_none_or(|pause| pause.is_running())
-        && [pinned.net, pinned.uts, pinned.ipc]
+        && [pinned.net, pinned.uts, pinned.ipc, pinned.user]
             .iter()
             .flatten()
             .all(|path| crate::host::namespace::is_pinned(path).unwrap_or(false))
