@@ -185,9 +185,10 @@ class UserNamespaces(Suite):
         codes = [StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT, StatusCode.UNKNOWN]
         for linux in (
             self.mapped(uids=[(0, 200000, 1000), (1000, 300000, 1000)]),
-            self.mapped(uids=[(0, 200000, 65536)], gids=[(0, 300000, 65536)]),
+            self.mapped(uids=[(1, 200000, 65536)], gids=[(1, 200000, 65536)]),
             self.options(mode="POD"),
             self.options(mode="CONTAINER"),
+            self.options(mode="TARGET"),
         ):
             config = pb.PodSandboxConfig(**self.pod_fields(linux=linux))
             self.refused(codes, self.cri.RunPodSandbox, config=config)
