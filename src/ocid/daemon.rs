@@ -42,7 +42,7 @@ pub struct Daemon {
     pub events: Events,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
-    /// Mutating operations; each outlives the call that began it.
+    /// Calls, and mutating operations, each of which outlives the call that began it.
     pub tasks: TaskTracker,
 }
 

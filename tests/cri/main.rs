@@ -13,6 +13,7 @@ mod containers_resources;
 mod containers_volumes;
 mod events;
 mod exec;
+mod failpoints;
 mod logs;
 mod pods;
 mod pods_users;
