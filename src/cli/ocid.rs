@@ -1,11 +1,11 @@
 //! The command line of the daemon.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -34,6 +34,21 @@ struct Ocid {
     /// The folder for state that does not, instead of `crio.runroot`.
     #[arg(long, value_name = "DIR")]
     runroot: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print the configuration in effect, with the file, flag or default that each value comes from.
+    ///
+    /// What is printed is a configuration file itself. Keys that have no effect are named on standard
+    /// error.
+    Config {
+        /// Print nothing but what is wrong: exit code 0 where the daemon could start with it, else 2.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 /// Runs the daemon in the foreground until SIGTERM. Exit codes: 0, 1 it failed, 2 it was called wrongly.
@@ -44,19 +59,22 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         listen,
         root,
         runroot,
+        verb,
     } = match Ocid::try_parse_from(args) {
         Ok(ocid) => ocid,
         Err(error) => return super::usage(&error),
     };
-    match serve(
-        &Options {
-            config,
-            listen,
-            root,
-            runroot,
-        },
-        debug,
-    ) {
+    let options = Options {
+        config,
+        listen,
+        root,
+        runroot,
+    };
+    let done = match verb {
+        None => serve(&options, debug),
+        Some(Verb::Config { check }) => show(&options, check),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = error.hint();
@@ -70,6 +88,23 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 1
             })
         }
+    }
+}
+
+/// `ocid config`: the settings as the daemon would take them.
+fn show(options: &Options, check: bool) -> Result<(), ServerError> {
+    let loaded = server::settings(options)?;
+    for key in &loaded.ignored {
+        eprintln!("warning: `{key}` has no effect here");
+    }
+    if check {
+        return Ok(());
+    }
+    let report = loaded.report().map_err(ServerError::Report)?;
+    match std::io::stdout().write_all(report.as_bytes()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(ServerError::Print),
     }
 }
 

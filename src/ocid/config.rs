@@ -4,11 +4,13 @@
 //! Drop-ins (`ocid.conf.d/*.conf`) are laid over the file in the order of their names, key by key.
 //! A key that we do not honour is named in [`Loaded::ignored`], never dropped in silence.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::host::fs::read_capped;
@@ -19,14 +21,14 @@ pub const DEFAULT_FILE: &str = "/etc/ocid/ocid.conf";
 pub const DEFAULT_SOCKET: &str = "/run/ocid/ocid.sock";
 
 /// The effective settings of a daemon.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     pub crio: Crio,
 }
 
 /// `[crio]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Crio {
     /// State that outlives a reboot: images, layers, what pods and containers were asked to be.
@@ -40,7 +42,7 @@ pub struct Crio {
 }
 
 /// `[crio.api]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Api {
     /// The unix socket that serves the CRI.
@@ -48,7 +50,7 @@ pub struct Api {
 }
 
 /// `[crio.runtime]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Runtime {
     pub default_runtime: String,
@@ -73,7 +75,7 @@ pub struct Runtime {
 }
 
 /// `[crio.runtime.runtimes.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Handler {
     /// Empty: the handler's name, looked up in `PATH`.
@@ -81,7 +83,7 @@ pub struct Handler {
 }
 
 /// `crio.runtime.cgroup_manager`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupManager {
     Systemd,
@@ -89,7 +91,7 @@ pub enum CgroupManager {
 }
 
 /// `[crio.image]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Image {
     /// `HOST[:PORT]` of registries that may be spoken to over plain HTTP.
@@ -103,7 +105,7 @@ pub struct Image {
 }
 
 /// `[crio.network]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Network {
     pub network_dir: PathBuf,
@@ -181,6 +183,8 @@ pub struct Loaded {
     pub config: Config,
     /// `FILE: key` for each key that is not honoured.
     pub ignored: Vec<String>,
+    /// Where each value that is no default comes from: its dotted key, and a file or a flag.
+    pub origins: BTreeMap<String, String>,
 }
 
 /// Why a configuration cannot be used.
@@ -215,6 +219,7 @@ const CAP: u64 = 1 << 20;
 pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
     let mut ignored = Vec::new();
     let mut merged = Table::new();
+    let mut origins = BTreeMap::new();
     let main = if required || file.exists() {
         Some(file.to_owned())
     } else {
@@ -236,6 +241,9 @@ pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
                 .into_iter()
                 .map(|key| format!("{}: {key}", path.display())),
         );
+        report::leaves("", &table, &mut |key, _| {
+            origins.insert(key.to_owned(), path.display().to_string());
+        });
         lay_over(&mut merged, table);
     }
     let config =
@@ -244,7 +252,11 @@ pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
             source: Box::new(source),
         })?;
     config.check()?;
-    Ok(Loaded { config, ignored })
+    Ok(Loaded {
+        config,
+        ignored,
+        origins,
+    })
 }
 
 /// One file's table, checked by itself so that an error names this file, and its unknown keys.

@@ -66,6 +66,10 @@ pub enum ServerError {
     Prepare(#[source] Arc<Error>),
     #[error("start the async runtime")]
     Runtime(#[source] io::Error),
+    #[error("write the settings as TOML")]
+    Report(#[source] toml::ser::Error),
+    #[error("write to standard output")]
+    Print(#[source] io::Error),
     #[error("serve the CRI")]
     Serve(#[from] tonic::transport::Error),
 }
@@ -100,13 +104,24 @@ pub fn settings(options: &Options) -> Result<config::Loaded, ConfigError> {
     let mut loaded = config::load(file.unwrap_or(default), file.is_some())?;
     let crio = &mut loaded.config.crio;
     let given = [
-        (&mut crio.api.listen, &options.listen),
-        (&mut crio.root, &options.root),
-        (&mut crio.runroot, &options.runroot),
+        (
+            &mut crio.api.listen,
+            &options.listen,
+            "crio.api.listen",
+            "--listen",
+        ),
+        (&mut crio.root, &options.root, "crio.root", "--root"),
+        (
+            &mut crio.runroot,
+            &options.runroot,
+            "crio.runroot",
+            "--runroot",
+        ),
     ];
-    for (setting, given) in given {
+    for (setting, given, key, flag) in given {
         if let Some(path) = given {
             *setting = path.clone();
+            loaded.origins.insert(key.to_owned(), flag.to_owned());
         }
     }
     loaded.config.check()?;
