@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::output;
@@ -71,7 +72,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         runroot,
     };
     let done = match verb {
-        None => serve(&options, debug),
+        None => serve(options, debug),
         Some(Verb::Config { check }) => show(&options, check),
     };
     match done {
@@ -108,30 +109,40 @@ fn show(options: &Options, check: bool) -> Result<(), ServerError> {
     }
 }
 
-fn serve(options: &Options, debug: bool) -> Result<(), ServerError> {
-    let loaded = server::settings(options)?;
+fn serve(options: Options, debug: bool) -> Result<(), ServerError> {
+    let loaded = server::settings(&options)?;
     let configured = loaded.config.level().unwrap_or(Level::INFO);
-    log_to_stderr(if debug { Level::DEBUG } else { configured });
+    let set_level = log_to_stderr(if debug { Level::DEBUG } else { configured });
     for key in &loaded.ignored {
         tracing::warn!("`{key}` has no effect here");
     }
-    server::run(loaded.config)
+    server::run(options, loaded.config, set_level)
 }
 
-/// One line per event; under systemd the journal adds the time. Libraries speak from `info` upwards:
-/// at `debug` every frame of HTTP/2 would drown ours.
-fn log_to_stderr(level: Level) {
-    let ours = Targets::new()
+/// What is logged at `level`. Libraries speak from `info` upwards: at `debug` every frame of HTTP/2
+/// would drown ours.
+fn targets(level: Level) -> Targets {
+    Targets::new()
         .with_default(level.min(Level::INFO))
-        .with_target("crio_setup", level);
+        .with_target("crio_setup", level)
+}
+
+/// One line per event; under systemd the journal adds the time. The answer changes the level later.
+fn log_to_stderr(level: Level) -> impl Fn(Level) + Send + Sync {
+    let (filter, handle) = reload::Layer::new(targets(level));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(level >= Level::DEBUG);
-    let registry = tracing_subscriber::registry();
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        registry.with(lines.without_time().with_filter(ours)).init();
+    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().with_filter(filter).boxed()
     } else {
-        registry.with(lines.with_filter(ours)).init();
+        lines.with_filter(filter).boxed()
+    };
+    tracing_subscriber::registry().with(lines).init();
+    move |level| {
+        if let Err(error) = handle.reload(targets(level)) {
+            tracing::error!(%error, "the level of the log stays as it was");
+        }
     }
 }

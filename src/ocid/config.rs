@@ -8,6 +8,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ pub struct Crio {
     pub runtime: Runtime,
     pub image: Image,
     pub network: Network,
+    pub metrics: Metrics,
 }
 
 /// `[crio.api]`
@@ -114,6 +116,30 @@ pub struct Network {
     pub cni_default_network: Option<String>,
 }
 
+/// `[crio.metrics]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metrics {
+    /// Serve Prometheus' text format over HTTP?
+    pub enable_metrics: bool,
+    /// An address of this machine.
+    pub metrics_host: String,
+    pub metrics_port: u16,
+    /// A unix socket to serve it on as well; empty is none.
+    pub metrics_socket: PathBuf,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            enable_metrics: false,
+            metrics_host: "127.0.0.1".to_owned(),
+            metrics_port: 9090,
+            metrics_socket: PathBuf::new(),
+        }
+    }
+}
+
 impl Default for Crio {
     fn default() -> Self {
         Self {
@@ -123,6 +149,7 @@ impl Default for Crio {
             runtime: Runtime::default(),
             image: Image::default(),
             network: Network::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -340,6 +367,13 @@ impl Config {
                 problem,
             });
         }
+        let host = &self.crio.metrics.metrics_host;
+        if host.parse::<IpAddr>().is_err() {
+            return Err(ConfigError::Value {
+                key: "crio.metrics.metrics_host",
+                problem: format!("`{host}` is no IP address"),
+            });
+        }
         let pairs = [
             ("crio.runtime.default_sysctls", &runtime.default_sysctls),
             ("crio.runtime.default_env", &runtime.default_env),
@@ -437,6 +471,10 @@ mod tests {
         for (text, part) in [
             ("[crio.runtime]\npids_limit = \"many\"", "ocid.conf"),
             ("[crio]\nroot = \"relative\"", "crio.root"),
+            (
+                "[crio.metrics]\nmetrics_host = \"localhost\"",
+                "crio.metrics.metrics_host",
+            ),
             (
                 "[crio.runtime]\nlog_level = \"loud\"",
                 "crio.runtime.log_level",

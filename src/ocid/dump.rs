@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::daemon::Daemon;
-use crate::host::process::own_usage;
+use crate::host::usage::own_usage;
 
 /// Lines, each with one kind of thing.
 pub fn lines(daemon: &Daemon) -> Vec<String> {

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::config;
 use super::daemon::Daemon;
 use super::state::record::Phase;
-use crate::host::process::own_usage;
+use crate::host::usage::own_usage;
 
 /// The text format's type, as Prometheus' documentation gives it.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,7 +45,10 @@ struct Operation {
 impl Metrics {
     /// Counts one call of `rpc`.
     pub fn observe(&self, rpc: &'static str, took: Duration, failed: bool) {
-        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut operations = self
+            .operations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let operation = operations.entry(rpc).or_default();
         operation.calls += 1;
         operation.errors += u64::from(failed);
@@ -153,7 +156,11 @@ pub fn render(daemon: &Daemon) -> String {
 }
 
 fn population(daemon: &Daemon, text: &mut String) {
-    let pods = daemon.sandboxes.all().into_iter().map(|pod| pod.now().phase);
+    let pods = daemon
+        .sandboxes
+        .all()
+        .into_iter()
+        .map(|pod| pod.now().phase);
     let (ready, rest): (Vec<_>, Vec<_>) = pods.partition(|phase| *phase == Phase::Created);
     let mut family = Family::new(text, "ocid_pods", "gauge", "Pods by state.");
     family.line("", Some(("state", "ready")), ready.len());
@@ -211,9 +218,7 @@ pub struct Listeners {
 }
 
 /// Binds what the configuration names; None where metrics are off.
-pub async fn listen(
-    settings: &config::Metrics,
-) -> Result<Option<Listeners>, (PathBuf, io::Error)> {
+pub async fn listen(settings: &config::Metrics) -> Result<Option<Listeners>, (PathBuf, io::Error)> {
     let Some(address) = settings.address() else {
         return Ok(None);
     };

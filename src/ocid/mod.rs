@@ -3,11 +3,13 @@
 pub mod config;
 pub mod container;
 pub mod daemon;
+pub mod dump;
 pub mod error;
 pub mod events;
 pub mod failpoint;
 pub mod field;
 pub mod image;
+pub mod metrics;
 pub mod monitor;
 pub mod network;
 pub mod pause;
@@ -17,3 +19,4 @@ pub mod sandbox;
 pub mod server;
 pub mod state;
 pub mod storage;
+pub mod watchdog;

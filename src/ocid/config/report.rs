@@ -1,10 +1,11 @@
 //! The effective configuration as a file again, with where each value comes from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use toml::{Table, Value};
 
-use super::Loaded;
+use super::{Config, Loaded};
 
 /// Calls `visit` with the dotted key and value of everything in a table that is no table.
 pub fn leaves(prefix: &str, table: &Table, visit: &mut impl FnMut(&str, &Value)) {
@@ -70,13 +71,45 @@ impl Loaded {
     }
 }
 
+impl Config {
+    /// The dotted keys whose values differ, in their order.
+    pub fn changed(&self, other: &Self) -> Result<BTreeSet<String>, toml::ser::Error> {
+        let flat = |config: &Self| -> Result<BTreeMap<String, Value>, toml::ser::Error> {
+            let mut flat = BTreeMap::new();
+            leaves("", &Table::try_from(config)?, &mut |key, value| {
+                flat.insert(key.to_owned(), value.clone());
+            });
+            Ok(flat)
+        };
+        let (ours, theirs) = (flat(self)?, flat(other)?);
+        let keys = ours.keys().chain(theirs.keys());
+        Ok(keys
+            .filter(|key| ours.get(*key) != theirs.get(*key))
+            .cloned()
+            .collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use indoc::indoc;
 
-    use crate::ocid::config::load;
+    use crate::ocid::config::{Config, load};
+
+    #[test]
+    fn changes_are_named_by_their_keys() {
+        let (one, mut two) = (Config::default(), Config::default());
+        assert!(one.changed(&two).unwrap().is_empty());
+        two.crio.runtime.log_level = "debug".to_owned();
+        two.crio.network.cni_default_network = Some("mynet".to_owned());
+        let changed: Vec<String> = two.changed(&one).unwrap().into_iter().collect();
+        assert_eq!(
+            changed,
+            ["crio.network.cni_default_network", "crio.runtime.log_level"]
+        );
+    }
 
     #[test]
     fn it_reads_back_as_the_same_and_names_where_values_come_from() {

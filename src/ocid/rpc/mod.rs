@@ -35,7 +35,10 @@ macro_rules! serve {
                     &self,
                     request: tonic::Request<v1::$request>,
                 ) -> Result<tonic::Response<v1::$response>, tonic::Status> {
+                    let begin = std::time::Instant::now();
                     let answer = $serve(&self.0, request.into_inner()).await;
+                    let metrics = &self.0.metrics;
+                    metrics.observe(stringify!($rpc), begin.elapsed(), answer.is_err());
                     $crate::ocid::rpc::status::answer(stringify!($rpc), answer)
                 }
             )*
