@@ -13,6 +13,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown, symlinkat};
 
+use super::fs::fd_path;
+
 /// A lookup that raced with a rename elsewhere is repeated this often.
 const ATTEMPTS: u32 = 16;
 /// As many symlinks as the kernel follows in one path.
@@ -48,6 +50,29 @@ impl Rooted {
             return Err(invalid(path, "is larger than it can sensibly be"));
         }
         Ok(Some(bytes))
+    }
+
+    /// Where something in the root is, as this process reaches it, all links resolved; None where
+    /// there is nothing. It stays there only as long as nobody writes in the root.
+    pub fn resolve(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        match self.lookup(path, OFlag::O_PATH) {
+            Ok(fd) => std::fs::read_link(fd_path(&fd)).map(Some),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Mode, owner and group of a regular file; None where there is none.
+    pub fn owner(&self, path: &Path) -> io::Result<Option<(u32, u32, u32)>> {
+        match self.lookup(path, OFlag::O_PATH) {
+            Ok(fd) => {
+                let meta = fstat(&fd)?;
+                let regular = meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+                Ok(regular.then_some((meta.st_mode & 0o7777, meta.st_uid, meta.st_gid)))
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Makes a folder and those above it. New ones get this mode and, where given, this owner;
@@ -190,6 +215,25 @@ mod tests {
         assert_eq!(read("/leaving"), None);
         assert_eq!(read("/magic"), None);
         assert_eq!(read("/etc/none"), None);
+    }
+
+    #[test]
+    fn paths_are_resolved_inside_only() {
+        let t = tree();
+        fs::create_dir_all(t.path("a/b")).unwrap();
+        symlink("/a", t.path("link")).unwrap();
+        symlink(t.dir.path().join("outside"), t.path("leaving")).unwrap();
+        let at = |p: &str| t.root.resolve(Path::new(p)).unwrap();
+        assert_eq!(at("link/b"), Some(t.path("a/b").canonicalize().unwrap()));
+        assert_eq!(at("../../a"), Some(t.path("a").canonicalize().unwrap()));
+        assert_eq!((at("leaving"), at("none")), (None, None));
+        fs::write(t.path("etc/passwd"), "x").unwrap();
+        fs::set_permissions(t.path("etc/passwd"), fs::Permissions::from_mode(0o640)).unwrap();
+        let owner = |p: &str| t.root.owner(Path::new(p)).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let (mode, uid, _) = owner("/etc/passwd").unwrap();
+        assert_eq!((mode, uid), (0o640, own));
+        assert_eq!((owner("/etc"), owner("/etc/none")), (None, None));
     }
 
     #[test]

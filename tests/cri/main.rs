@@ -6,5 +6,13 @@
 mod support;
 mod world;
 
+mod answers;
+mod answers_images;
+mod answers_refused;
+mod containers_resources;
+mod containers_volumes;
 mod events;
+mod exec;
+mod logs;
+mod second_stack;
 mod smoke;

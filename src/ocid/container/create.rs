@@ -10,6 +10,7 @@ use super::config::ContainerConfig;
 use super::facts::HostFacts;
 use super::remove::teardown;
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
+use super::volumes;
 use crate::host::clock::now_ns;
 use crate::host::fs::write_replace;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
@@ -124,7 +125,9 @@ async fn build(
                 make_folder(folder, 0o755)?;
             }
             let rootfs = bundle.join("rootfs");
-            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs)?;
+            let volumes =
+                volumes::mount(&daemon.images, &record.id, &record.config.mounts, &bundle)?;
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, &volumes)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
@@ -176,7 +179,9 @@ fn build_spec(
     record: &ContainerRecord,
     image: &Image,
     rootfs: &Path,
+    volumes: &volumes::Sources,
 ) -> std::result::Result<BuiltSpec, Error> {
+    let bundle = daemon.bundle(&record.id);
     let files = Files::of(&daemon.sandbox_run(&pod.id));
     let pinned = pod.pinned(daemon);
     let cgroups_path = daemon
@@ -202,6 +207,8 @@ fn build_spec(
         sandbox: &view,
         image: &image.config,
         rootfs,
+        bundle: &bundle,
+        volumes,
         defaults: &daemon.defaults,
         host: facts,
     };

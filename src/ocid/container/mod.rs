@@ -23,7 +23,9 @@ pub mod signal;
 pub mod spec;
 pub mod start;
 pub mod stop;
+pub mod update;
 pub mod user;
+pub mod volumes;
 
 use super::state::live::Live;
 use super::state::record::ContainerRecord;

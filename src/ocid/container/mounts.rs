@@ -51,7 +51,17 @@ impl Mounts {
         let mut machine = None;
         let mut own = Vec::new();
         for (i, mount) in asked.iter().enumerate() {
-            own.push(mounts.bind(&format!("config.mounts[{i}]"), mount, inputs, &mut machine)?);
+            let field = format!("config.mounts[{i}]");
+            own.push(match (&mount.image, inputs.volumes.get(&i)) {
+                (None, _) => mounts.bind(&field, mount, inputs, &mut machine)?,
+                (Some(_), Some(source)) => volume(&field, mount, source, inputs)?,
+                (Some(_), None) => {
+                    return Err(SpecError::Unavailable {
+                        field: format!("{field}.image"),
+                        need: "a mounted image".to_owned(),
+                    });
+                }
+            });
         }
         // A mount must not hide one that lies deeper.
         own.sort_by_key(|m| m.destination().components().count());
@@ -70,13 +80,7 @@ impl Mounts {
             field: format!("{field}.{name}"),
             need: need.to_owned(),
         };
-        if mount.image.is_some() {
-            return Err(unavailable("image", "images as volumes"));
-        }
-        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
-        if mapped && !inputs.host.idmapped_mounts {
-            return Err(unavailable("uidMappings", "id-mapped mounts"));
-        }
+        let mapped = is_mapped(field, mount, inputs)?;
         if mount.recursive_read_only && !inputs.host.recursive_read_only {
             return Err(unavailable(
                 "recursive_read_only",
@@ -125,11 +129,44 @@ impl Mounts {
             &["rbind", spread, access],
         );
         if mapped {
-            bind.set_uid_mappings(Some(id_mappings(&mount.uid_mappings)?));
-            bind.set_gid_mappings(Some(id_mappings(&mount.gid_mappings)?));
+            map(&mut bind, mount)?;
         }
         Ok(bind)
     }
+}
+
+/// An image volume is read-only whatever was asked, as Kubernetes has it, and nobody's programs.
+fn volume(
+    field: &str,
+    mount: &Asked,
+    source: &Path,
+    inputs: &SpecInputs<'_>,
+) -> Result<Mount, SpecError> {
+    let mapped = is_mapped(field, mount, inputs)?;
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    let mut volume = new_mount(&mount.container_path, "bind", source, &options);
+    if mapped {
+        map(&mut volume, mount)?;
+    }
+    Ok(volume)
+}
+
+/// Has the mount ids of its own? Refused where there is no such thing.
+fn is_mapped(field: &str, mount: &Asked, inputs: &SpecInputs<'_>) -> Result<bool, SpecError> {
+    let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if mapped && !inputs.host.idmapped_mounts {
+        return Err(SpecError::Unavailable {
+            field: format!("{field}.uidMappings"),
+            need: "id-mapped mounts".to_owned(),
+        });
+    }
+    Ok(mapped)
+}
+
+fn map(to: &mut Mount, mount: &Asked) -> Result<(), SpecError> {
+    to.set_uid_mappings(Some(id_mappings(&mount.uid_mappings)?));
+    to.set_gid_mappings(Some(id_mappings(&mount.gid_mappings)?));
+    Ok(())
 }
 
 /// The source with its links resolved; made as a folder where nothing is.

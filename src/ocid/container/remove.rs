@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Container;
 use super::stop::kill;
+use super::volumes;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
@@ -53,10 +54,15 @@ pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result
         .delete(&record.id, true)
         .await
         .map_err(|e| Arc::new(Error::from(e)));
-    let rootfs = daemon.bundle(&record.id).join("rootfs");
+    let bundle = daemon.bundle(&record.id);
     let unmounted = {
         let daemon = Arc::clone(daemon);
-        blocking(move || Ok(daemon.images.unmount_container(&rootfs)?)).await
+        blocking(move || {
+            let volumes = volumes::unmount(&bundle);
+            daemon.images.unmount_container(&bundle.join("rootfs"))?;
+            volumes.map_err(Error::io("unmount the image volumes of", bundle))
+        })
+        .await
     };
     deleted.and(unmounted)
 }

@@ -4,7 +4,7 @@
 //! privilege the container gets what there is, and the caller a warning to log; where it lacks a
 //! thing that was asked for by name, the container is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
@@ -47,6 +47,10 @@ pub struct SpecInputs<'a> {
     pub image: &'a ImageConfiguration,
     /// Mounted and writable.
     pub rootfs: &'a Path,
+    /// A folder of the container's own for files that it is given.
+    pub bundle: &'a Path,
+    /// Where the images that are its volumes are mounted, by their place among the mounts.
+    pub volumes: &'a BTreeMap<usize, PathBuf>,
     pub defaults: &'a Defaults,
     pub host: &'a HostFacts,
 }

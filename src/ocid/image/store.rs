@@ -208,6 +208,18 @@ impl ImageStore {
             .unwrap_or_else(|e| Err(failed("mount on", target_of(&e))(std::io::Error::other(e))))
     }
 
+    /// Mounts an image, read-only, as a volume of a container: `target` shows its layers, which the
+    /// container's lease keeps from now on too. Unmounting is the caller's. Blocks.
+    pub fn mount_volume(
+        &self,
+        container_id: &str,
+        image: &Image,
+        target: &Path,
+    ) -> Result<(), StorageError> {
+        self.0.lease_volume(container_id, image)?;
+        containers::mount_volume(&self.0.root, &image.layers, target)
+    }
+
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.
     pub fn unmount_container(&self, target: &Path) -> Result<(), StorageError> {
         containers::unmount_from(target)
@@ -403,21 +415,55 @@ impl Inner {
     }
 
     fn lease(&self, container_id: &str, image: &Image) -> Result<(), StorageError> {
+        self.change_lease(container_id, image, |known| {
+            let mut lease = Lease::new(&image.id, image.layers.clone());
+            lease.volumes = known.map(|l| l.volumes.clone()).unwrap_or_default();
+            lease
+        })
+    }
+
+    /// Adds an image that is a volume to a container's lease.
+    fn lease_volume(&self, container_id: &str, image: &Image) -> Result<(), StorageError> {
+        self.change_lease(container_id, image, |known| {
+            let mut lease = match known {
+                Some(lease) => lease.clone(),
+                None => Lease::new("", Vec::new()),
+            };
+            lease.volumes.extend(image.layers.iter().cloned());
+            lease.volumes.sort();
+            lease.volumes.dedup();
+            lease
+        })
+    }
+
+    /// Replaces a container's lease by one that keeps `image` too.
+    fn change_lease(
+        &self,
+        container_id: &str,
+        image: &Image,
+        change: impl FnOnce(Option<&Lease>) -> Lease,
+    ) -> Result<(), StorageError> {
         let folder = containers::folder(&self.root, container_id)?;
-        let lease = Lease::new(&image.id, image.layers.clone());
-        {
+        let (lease, old) = {
             let mut index = self.index();
-            if index.leases.get(container_id) == Some(&lease) {
+            let known = index.leases.get(container_id);
+            let lease = change(known);
+            if known == Some(&lease) {
                 return Ok(());
             }
             // From here on the layers cannot go, so it is enough to see them once.
             if let Some(missing) = image.layers.iter().find(|d| self.layers.get(d).is_none()) {
                 return Err(StorageError::MissingLayer(missing.clone()));
             }
-            index.leases.insert(container_id.to_owned(), lease.clone());
-        }
+            let old = index.leases.insert(container_id.to_owned(), lease.clone());
+            (lease, old)
+        };
         containers::write_lease(&folder, &lease).inspect_err(|_| {
-            self.index().leases.remove(container_id);
+            let mut index = self.index();
+            index.leases.remove(container_id);
+            index
+                .leases
+                .extend(old.map(|old| (container_id.to_owned(), old)));
         })
     }
 
@@ -425,7 +471,7 @@ impl Inner {
     pub fn withdraw_unused(&self) -> Result<Unused, StorageError> {
         let index = self.index();
         let of_images = index.images.values().flat_map(|i| &i.layers);
-        let of_containers = index.leases.values().flat_map(|l| &l.layers);
+        let of_containers = index.leases.values().flat_map(Lease::kept);
         let used: HashSet<&Digest> = of_images.chain(of_containers).collect();
         self.layers.withdraw_unused(&used)
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{is_missing, name};
-use super::overlay::{mount_overlay, unmount};
+use super::overlay::{mount_overlay, mount_read_only, unmount};
 use super::{MOST_LAYERS, StorageError, failed};
 use crate::host::fs::{read_capped, remove_tree};
 use crate::ocid::image::digest::Digest;
@@ -25,6 +25,9 @@ pub struct Lease {
     pub image: String,
     /// Diff ids, lowest first.
     pub layers: Vec<Digest>,
+    /// Diff ids of the images that it has as volumes, in any order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Digest>,
 }
 
 impl Lease {
@@ -33,7 +36,13 @@ impl Lease {
             version: VERSION,
             image: image.to_owned(),
             layers,
+            volumes: Vec::new(),
         }
+    }
+
+    /// Every layer that it keeps.
+    pub fn kept(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain(&self.volumes)
     }
 }
 
@@ -101,30 +110,15 @@ pub fn mount(
     target: &Path,
 ) -> Result<(), StorageError> {
     let own = folder(root, container_id)?;
-    let stack = stack(layers);
-    if stack.len() > MOST_LAYERS {
-        return Err(StorageError::TooManyLayers(stack.len()));
-    }
     let store = root.join("layers");
-    for diff_id in &stack {
-        let tree = store.join(name(diff_id)).join("d");
-        if let Err(e) = fs::metadata(&tree) {
-            return Err(if is_missing(&e) {
-                StorageError::MissingLayer((*diff_id).clone())
-            } else {
-                failed("look at", &tree)(e)
-            });
-        }
+    let mut lower = lower(&store, layers)?;
+    if lower.is_empty() {
+        lower.push(EMPTY.to_owned());
     }
-    let lower: Vec<String> = if stack.is_empty() {
-        vec!["../empty".to_owned()]
-    } else {
-        stack.iter().map(|d| format!("{}/d", name(d))).collect()
-    };
     unmount(target).map_err(failed("unmount", target))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&own);
     made.map_err(failed("make the folder", &own))?;
-    let top = lower.first().map(String::as_str).unwrap_or("../empty");
+    let top = lower.first().map(String::as_str).unwrap_or(EMPTY);
     make_upper(&own.join("upper"), &store.join(top))?;
     remove_tree(&own, Path::new("work")).map_err(failed("remove the old", &own.join("work")))?;
     let work = own.join("work");
@@ -141,9 +135,53 @@ pub fn mount(
     );
     mounted.map_err(|source| StorageError::Mount {
         target: target.to_owned(),
-        layers: stack.len(),
+        layers: lower.len(),
         source: source.into(),
     })
+}
+
+/// Mounts an image's layers, and nothing that could be written, on `target`, replacing a mount left
+/// there.
+pub fn mount_volume(root: &Path, layers: &[Digest], target: &Path) -> Result<(), StorageError> {
+    let store = root.join("layers");
+    let mut lower = lower(&store, layers)?;
+    // Without an upper folder overlayfs wants two that do not lie within each other.
+    for empty in [EMPTY, ALSO_EMPTY] {
+        if lower.len() < 2 {
+            lower.push(empty.to_owned());
+        }
+    }
+    unmount(target).map_err(failed("unmount", target))?;
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(target);
+    made.map_err(failed("make the folder", target))?;
+    mount_read_only(&store, &lower, target).map_err(|source| StorageError::Mount {
+        target: target.to_owned(),
+        layers: lower.len(),
+        source: source.into(),
+    })
+}
+
+/// Folders without anything in them, as seen from the folder of the layers.
+const EMPTY: &str = "../empty";
+const ALSO_EMPTY: &str = "../also-empty";
+
+/// The layers' folders in `store`, topmost first; each of them is there.
+fn lower(store: &Path, layers: &[Digest]) -> Result<Vec<String>, StorageError> {
+    let stack = stack(layers);
+    if stack.len() > MOST_LAYERS {
+        return Err(StorageError::TooManyLayers(stack.len()));
+    }
+    for diff_id in &stack {
+        let tree = store.join(name(diff_id)).join("d");
+        if let Err(e) = fs::metadata(&tree) {
+            return Err(if is_missing(&e) {
+                StorageError::MissingLayer((*diff_id).clone())
+            } else {
+                failed("look at", &tree)(e)
+            });
+        }
+    }
+    Ok(stack.iter().map(|d| format!("{}/d", name(d))).collect())
 }
 
 /// The overlay's root folder takes its owner and mode from the upper folder, so that gets the image's.

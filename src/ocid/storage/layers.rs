@@ -81,6 +81,7 @@ impl Layers {
             ("layers", 0o700),
             ("tmp", 0o700),
             ("empty", 0o755),
+            ("also-empty", 0o755),
         ] {
             let path = root.join(folder);
             let made = DirBuilder::new().recursive(true).mode(mode).create(&path);

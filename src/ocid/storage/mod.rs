@@ -7,6 +7,7 @@
 //! ROOT/containers/ID/lease.json  which layers it stands on
 //! ROOT/tmp                     layers that are being unpacked or deleted; emptied at start
 //! ROOT/empty                   the lower layer of an image without layers
+//! ROOT/also-empty              the same beside it, where an image is a volume
 //! ```
 //!
 //! Layers are keyed by diff id, so images share them whatever compression or registry they came

@@ -1,4 +1,4 @@
-//! The overlay mount of a container's filesystem.
+//! Overlay mounts: a container's filesystem, and images as volumes.
 
 use std::io;
 use std::path::Path;
@@ -12,8 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 const LARGEST_OPTIONS: usize = 4095;
 
 /// Mounts an overlay on `target`, which must be absolute. The paths in `lower` (topmost first),
-/// `upper` and `work` are relative to `dir`, which keeps them short: that is why a thread of its own
-/// does it, with a current folder of its own.
+/// `upper` and `work` are relative to `dir`.
 pub fn mount_overlay(
     dir: &Path,
     lower: &[String],
@@ -23,7 +22,32 @@ pub fn mount_overlay(
 ) -> io::Result<()> {
     let lower = lower.join(":");
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work},index=off");
-    if options.len() + ",volatile".len() > LARGEST_OPTIONS {
+    // A container's own files need not survive a power cut, since the container does not; `volatile`
+    // spares it and its unmount the syncs. Kernels before 5.10 lack it.
+    let volatile = format!("{options},volatile");
+    in_folder(dir, volatile.len(), || {
+        match mount_with(MsFlags::empty(), &volatile, target) {
+            Err(Errno::EINVAL) => mount_with(MsFlags::empty(), &options, target),
+            other => other,
+        }
+    })
+}
+
+/// Mounts layers that nobody writes on (`lower` topmost first, at least two, relative to `dir`): what
+/// is in them can be read, and neither be executed nor raise anyone's rights.
+pub fn mount_read_only(dir: &Path, lower: &[String], target: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={}", lower.join(":"));
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    in_folder(dir, options.len(), || mount_with(flags, &options, target))
+}
+
+/// Mounts from a current folder of its own, hence a thread of its own: it keeps paths short.
+fn in_folder(
+    dir: &Path,
+    options: usize,
+    mount: impl FnOnce() -> nix::Result<()> + Send,
+) -> io::Result<()> {
+    if options > LARGEST_OPTIONS {
         return Err(Errno::E2BIG.into());
     }
     thread::scope(|scope| {
@@ -33,12 +57,7 @@ pub fn mount_overlay(
             .spawn_scoped(scope, || {
                 unshare(CloneFlags::CLONE_FS)?;
                 nix::unistd::chdir(dir)?;
-                // A container's own files need not survive a power cut, since the container does
-                // not; `volatile` spares it and its unmount the syncs. Kernels before 5.10 lack it.
-                match mount_with(&format!("{options},volatile"), target) {
-                    Err(Errno::EINVAL) => mount_with(&options, target),
-                    other => other,
-                }
+                mount()
             })?;
         let done = mounter.join();
         done.unwrap_or(Err(Errno::ECANCELED))
@@ -46,9 +65,9 @@ pub fn mount_overlay(
     })
 }
 
-fn mount_with(options: &str, target: &Path) -> nix::Result<()> {
+fn mount_with(flags: MsFlags, options: &str, target: &Path) -> nix::Result<()> {
     let overlay = Some("overlay");
-    mount(overlay, target, overlay, MsFlags::empty(), Some(options))
+    mount(overlay, target, overlay, flags, Some(options))
 }
 
 /// Unmounts whatever is mounted on `target`; nothing there is no error.

@@ -20,6 +20,7 @@ pub(super) struct Fixture {
     pub target_pid: Option<i32>,
     pub namespaces: [Option<PathBuf>; 3],
     pub cgroups_path: String,
+    pub volumes: BTreeMap<usize, PathBuf>,
 }
 
 impl Fixture {
@@ -59,6 +60,7 @@ impl Fixture {
             target_pid: None,
             namespaces: ["net", "ipc", "uts"].map(|n| Some(format!("/ns/{n}").into())),
             cgroups_path: "/pod/ctr".to_owned(),
+            volumes: BTreeMap::new(),
         }
     }
 
@@ -88,6 +90,8 @@ impl Fixture {
             sandbox: &sandbox,
             image: &self.image,
             rootfs: &self.path("root"),
+            bundle: self.dir.path(),
+            volumes: &self.volumes,
             defaults: &self.defaults,
             host: &self.host,
         })

@@ -16,6 +16,7 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod update_container_resources;
 mod version;
 
 use super::serve;
@@ -51,6 +52,9 @@ serve! {
         reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse
             = reopen_container_log::reopen_container_log;
         exec_sync(ExecSyncRequest) -> ExecSyncResponse = exec_sync::exec_sync;
+        update_container_resources(UpdateContainerResourcesRequest)
+            -> UpdateContainerResourcesResponse
+            = update_container_resources::update_container_resources;
 
         @stream
         get_container_events(GetEventsRequest)
@@ -64,8 +68,6 @@ serve! {
             = list_containers::stream_containers;
 
         @unimplemented
-        update_container_resources(UpdateContainerResourcesRequest)
-            -> UpdateContainerResourcesResponse;
         exec(ExecRequest) -> ExecResponse;
         attach(AttachRequest) -> AttachResponse;
         port_forward(PortForwardRequest) -> PortForwardResponse;
