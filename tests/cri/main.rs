@@ -14,5 +14,6 @@ mod containers_volumes;
 mod events;
 mod exec;
 mod logs;
+mod operation;
 mod second_stack;
 mod smoke;
