@@ -4,6 +4,7 @@ pub mod config;
 pub mod container;
 pub mod daemon;
 pub mod dump;
+pub mod duration;
 pub mod error;
 pub mod events;
 pub mod failpoint;

@@ -119,11 +119,6 @@ impl Daemon {
     pub fn output(&self) -> String {
         self.running.output()
     }
-
-    /// Waits for a line of the log that holds `text`.
-    pub fn line_with(&self, text: &str, limit: Duration) -> Result<String> {
-        self.running.line_with(text, limit)
-    }
 }
 
 /// Writes the daemon's configuration and a network like the tutorial's.
