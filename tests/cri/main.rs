@@ -25,6 +25,7 @@ mod failpoints;
 mod images;
 mod life;
 mod logs;
+mod operation;
 mod pods;
 mod pods_users;
 mod second_stack;
