@@ -6,7 +6,12 @@
 mod support;
 mod world;
 
+mod containers_devices;
+mod containers_mounts;
+mod containers_process;
 mod containers_resources;
+mod containers_security;
+mod containers_stop;
 mod containers_volumes;
 mod events;
 mod smoke;

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 
+use super::apparmor::AppArmor;
 use super::capabilities::CapabilitySet;
 
 /// What was found, and which shortcomings were already spoken of.
@@ -27,7 +28,9 @@ pub struct HostFacts {
     /// Sizes that the hugetlb controller can limit, e.g. `2MB`.
     pub hugepage_sizes: Vec<String>,
     pub seccomp: bool,
+    /// AppArmor is on in the kernel.
     pub apparmor: bool,
+    pub apparmor_profiles: AppArmor,
     pub selinux: bool,
     /// Major and minor version.
     pub kernel: (u32, u32),
@@ -74,6 +77,7 @@ impl HostFacts {
             hugepage_sizes,
             seccomp: status.lines().any(|l| l.starts_with("Seccomp:")),
             apparmor: text("/sys/module/apparmor/parameters/enabled").trim() == "Y",
+            apparmor_profiles: AppArmor::default(),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kernel,
             recursive_read_only: kernel >= (5, 12),

@@ -22,6 +22,8 @@ const SHM: &str = "size=65536k";
 pub(super) struct Mounts {
     pub list: Vec<Mount>,
     pub root_propagation: Option<&'static str>,
+    /// How many come before those that the config asks for.
+    fixed: usize,
 }
 
 impl Mounts {
@@ -41,6 +43,7 @@ impl Mounts {
         let mut mounts = Self {
             list: kernel(inputs),
             root_propagation: None,
+            fixed: 0,
         };
         mounts.list.extend(pod_files(inputs, readonly_root));
         if inputs.defaults.read_only {
@@ -48,6 +51,7 @@ impl Mounts {
         }
         mounts.list.retain(|m| !taken(m.destination()));
 
+        mounts.fixed = mounts.list.len();
         let mut machine = None;
         let mut own = Vec::new();
         for (i, mount) in asked.iter().enumerate() {
@@ -67,6 +71,22 @@ impl Mounts {
         own.sort_by_key(|m| m.destination().components().count());
         mounts.list.extend(own);
         Ok(mounts)
+    }
+
+    /// Does a mount lie on this file of the root, or on a folder above it?
+    pub(super) fn cover(&self, file: &Path) -> bool {
+        self.list.iter().any(|m| file.starts_with(m.destination()))
+    }
+
+    /// Files of the container's own over those of its image.
+    pub(super) fn add_files(&mut self, files: Vec<(PathBuf, &'static str)>, readonly: bool) {
+        let access = if readonly { "ro" } else { "rw" };
+        let options = ["bind", "rprivate", access, "nosuid", "nodev", "noexec"];
+        let mount = |(source, target): (PathBuf, &str)| {
+            new_mount(Path::new(target), "bind", &source, &options)
+        };
+        self.list
+            .splice(self.fixed..self.fixed, files.into_iter().map(mount));
     }
 
     fn bind(

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Capability, Linux, Process, Root, Spec, User};
 
+use super::accounts;
 use super::capabilities::{self, Granted, name as capability_name};
+use super::cdi;
 use super::config::ContainerConfig;
 use super::confinement::{
     apparmor_of, hidden_paths, no_apparmor, readonly_paths, seccomp_of, selinux_of,
@@ -112,6 +114,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     let security = &config.security;
     let image = inputs.image.config().as_ref();
     check(inputs)?;
+    let cdi = cdi::resolve(config, &defaults.cdi_dirs)?;
 
     let mut warnings = Vec::new();
     let rootfs = Rooted::open(inputs.rootfs)
@@ -128,7 +131,12 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     );
     warn_of_capabilities(inputs, &granted, &mut warnings);
     let readonly = security.readonly_rootfs || defaults.read_only;
-    let mounts = Mounts::new(inputs, readonly)?;
+    let env = process::env(config, image, &defaults.env, &hostname(sandbox));
+    let mut mounts = Mounts::new(inputs, readonly)?;
+    let home = process::home(&env).unwrap_or(&cwd);
+    let covered = |path: &Path| mounts.cover(path);
+    let copies = accounts::copies(&rootfs, inputs.bundle, &user, home, covered)?;
+    mounts.add_files(copies, readonly);
     let mut asked = defaults.devices.clone();
     asked.extend(config.devices.iter().cloned());
     let devices = Devices::new(&asked, security.privileged)?;
@@ -153,12 +161,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_terminal(Some(config.tty))
         .set_user(oci_user)
         .set_args(Some(args))
-        .set_env(Some(process::env(
-            config,
-            image,
-            &defaults.env,
-            &hostname(sandbox),
-        )))
+        .set_env(Some(env))
         .set_cwd(cwd.into())
         .set_capabilities(Some(granted.oci(defaults.add_inheritable_capabilities)?))
         .set_rlimits(defaults.rlimits(host, &mut warnings)?)
@@ -192,6 +195,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_hostname(None)
         .set_annotations(Some(annotations(inputs)))
         .set_linux(Some(linux));
+    cdi::apply(&cdi, &mut spec, security.privileged)?;
     Ok(BuiltSpec {
         spec,
         user,
@@ -216,12 +220,6 @@ fn check(inputs: &SpecInputs<'_>) -> Result<(), SpecError> {
         .is_some()
     {
         return Err(no_userns(at));
-    }
-    if !inputs.config.cdi_devices.is_empty() {
-        return Err(SpecError::Unavailable {
-            field: "config.CDI_devices".to_owned(),
-            need: "devices by the Container Device Interface".to_owned(),
-        });
     }
     Ok(())
 }

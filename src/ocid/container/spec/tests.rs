@@ -509,6 +509,7 @@ fn what_the_machine_lacks_is_refused_or_passed_over() {
         SpecErrorKind::Precondition
     );
     fixture.config.security.apparmor = Profile::RuntimeDefault;
+    fixture.defaults.cdi_dirs = vec![fixture.path("cdi")];
     fixture.config.cdi_devices = vec!["vendor.com/gpu=0".into()];
     let e = fixture.build().unwrap_err();
     assert!(e.to_string().contains("config.CDI_devices"), "{e}");
