@@ -62,6 +62,7 @@ impl Handler {
             let mut facts = HostFacts::probe();
             facts.recursive_read_only &= features.recursive_read_only;
             facts.idmapped_mounts = features.idmapped_mounts;
+            facts.exec_cgroup = features.exec_cgroup;
             Ok(Arc::new(facts))
         };
         self.facts.get_or_try_init(|| probe).await.cloned()

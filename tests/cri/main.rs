@@ -6,6 +6,9 @@
 mod support;
 mod world;
 
+mod answers;
+mod answers_images;
+mod answers_refused;
 mod containers_devices;
 mod containers_mounts;
 mod containers_process;
@@ -14,4 +17,7 @@ mod containers_security;
 mod containers_stop;
 mod containers_volumes;
 mod events;
+mod exec;
+mod logs;
+mod second_stack;
 mod smoke;

@@ -1,5 +1,8 @@
 //! A machine with the daemon up, an image in its store, and a client; short ways to the usual calls.
 
+// Tests come and go, and each needs some of it.
+#![allow(dead_code)]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -81,7 +84,11 @@ impl World {
     /// A node with more files on it before the daemon starts: pairs of path and content, such as a
     /// drop-in `/etc/ocid/ocid.conf.d/10-test.conf`.
     pub async fn with(files: &[(&str, &str)]) -> Result<Self> {
-        let machine = Machine::start()?;
+        Self::on(Machine::start()?, files).await
+    }
+
+    /// The same on a machine of the caller's.
+    pub async fn on(machine: Machine, files: &[(&str, &str)]) -> Result<Self> {
         configure(&machine)?;
         for (path, content) in files {
             machine.write(path, content, 0o644)?;
@@ -286,6 +293,16 @@ impl World {
         usual.extend(expected);
         Snapshot::take(&self.machine)?.assert_as(before, &usual)
     }
+}
+
+/// Waits for what no event tells of.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !holds().await? {
+        ensure!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// A client of the machine's daemon.

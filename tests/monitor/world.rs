@@ -142,6 +142,7 @@ impl World {
             args: &args,
             process: &process,
             limit,
+            cgroup: None,
         };
         self.runtime.exec_sync(&request).await
     }

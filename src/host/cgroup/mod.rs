@@ -9,6 +9,7 @@
 mod limits;
 mod parent;
 mod slices;
+mod sub;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,6 +27,7 @@ use super::process::PidFd;
 pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
 use slices::Slices;
+pub use sub::SubCgroup;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.

@@ -11,6 +11,7 @@ use oci_spec::runtime::{Capability, PosixRlimitType};
 
 use super::apparmor::AppArmor;
 use super::capabilities::CapabilitySet;
+use crate::ocid::runtime::ExecCgroups;
 
 /// What was found, and which shortcomings were already spoken of.
 #[derive(Debug, Default)]
@@ -39,6 +40,8 @@ pub struct HostFacts {
     pub recursive_read_only: bool,
     /// Id-mapped mounts work, in the kernel and in the runtime. Not probed here: false.
     pub idmapped_mounts: bool,
+    /// A command can be run in a cgroup below the container's; the caller's word, as above.
+    pub exec_cgroup: ExecCgroups,
     /// Hard limits of the daemon; without CAP_SYS_RESOURCE no child can go above them.
     pub hard_limits: Vec<(PosixRlimitType, u64)>,
     spoken_of: Mutex<BTreeSet<&'static str>>,
@@ -82,6 +85,7 @@ impl HostFacts {
             kernel,
             recursive_read_only: kernel >= (5, 12),
             idmapped_mounts: false,
+            exec_cgroup: ExecCgroups::No,
             hard_limits: LIMITS
                 .iter()
                 .filter_map(|(ours, theirs)| Some((*ours, getrlimit(*theirs).ok()?.1)))

@@ -44,8 +44,9 @@ async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<(
         container.change(|r| {
             if r.phase == Phase::Running {
                 r.phase = Phase::Created;
-                r.started_at = 0;
             }
+            // Also where it has ended over this: by that it is told from one that ran.
+            r.started_at = 0;
             r.message = message;
         })?;
         return Err(Arc::new(error.into()));

@@ -106,6 +106,18 @@ pub struct ExecJob {
     pub folder: PathBuf,
     pub limit_ms: Option<u64>,
     pub open_files: Option<u64>,
+    /// A cgroup of its own; absent where the runtime cannot use one.
+    #[serde(default)]
+    pub cgroup: Option<ExecCgroup>,
+}
+
+/// Where what is exec'd is kept together: a cgroup below the container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecCgroup {
+    /// To be made for this exec.
+    pub folder: PathBuf,
+    /// What the runtime is told (`exec --cgroup`).
+    pub argument: String,
 }
 
 /// The one line that a monitor answers on its start-up socket.

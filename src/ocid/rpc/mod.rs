@@ -5,6 +5,7 @@ pub mod image;
 pub mod runtime;
 pub mod status;
 pub mod stream;
+pub mod verbose;
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ use crate::ocid::monitor::{error_in, last_line};
 pub use self::adopt::Adopted;
 pub use self::create::{CreateRequest, Created, JournalTags};
 pub use self::error::RuntimeError;
-pub use self::exec::{ExecOutput, ExecRequest};
+pub use self::exec::{ContainerCgroup, ExecOutput, ExecRequest};
 pub use self::exits::ExitWatch;
 pub use crate::ocid::monitor::protocol::ExitRecord;
 
@@ -51,6 +51,18 @@ pub struct Features {
     pub apparmor: bool,
     pub selinux: bool,
     pub seccomp: bool,
+    pub exec_cgroup: ExecCgroups,
+}
+
+/// What `exec --cgroup` can do: run a command in a cgroup below the container's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExecCgroups {
+    #[default]
+    No,
+    /// On cgroup v2.
+    Unified,
+    /// And on v1 in the hierarchy of one controller.
+    PerController,
 }
 
 impl Runtime {
@@ -229,6 +241,14 @@ fn parse_features(text: &[u8]) -> Features {
         apparmor: at("/linux/apparmor/enabled"),
         selinux: at("/linux/selinux/enabled"),
         seccomp: at("/linux/seccomp/enabled"),
+        exec_cgroup: match json.get("annotations").and_then(|v| v.as_object()) {
+            // `features` and `exec --cgroup` came with the same release of runc, 1.1.0.
+            Some(a) if a.contains_key("org.opencontainers.runc.version") => {
+                ExecCgroups::PerController
+            }
+            Some(a) if a.contains_key("run.oci.crun.version") => ExecCgroups::Unified,
+            _ => ExecCgroups::No,
+        },
     }
 }
 
@@ -255,5 +275,13 @@ mod tests {
         assert!(features.recursive_read_only && features.idmapped_mounts && features.seccomp);
         assert!(!features.apparmor && features.oci_version_max == "1.0.2");
         assert_eq!(parse_features(b"Incorrect Usage"), Features::default());
+        let annotated = |name: &str| {
+            let text = format!(r#"{{"annotations":{{"{name}":"1"}}}}"#);
+            parse_features(text.as_bytes()).exec_cgroup
+        };
+        let runc = annotated("org.opencontainers.runc.version");
+        assert_eq!(runc, ExecCgroups::PerController);
+        assert_eq!(annotated("run.oci.crun.version"), ExecCgroups::Unified);
+        assert_eq!(annotated("other"), ExecCgroups::No);
     }
 }
