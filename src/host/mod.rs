@@ -13,6 +13,7 @@ pub mod fd;
 pub mod fs;
 pub mod growth;
 pub mod inotify;
+pub mod label;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

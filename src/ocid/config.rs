@@ -61,6 +61,8 @@ pub struct Runtime {
     /// The AppArmor profile of containers that name none. Ours is loaded when it is needed, any other
     /// must be loaded already; `unconfined` is none.
     pub apparmor_profile: String,
+    /// Containers and their files have SELinux labels, where SELinux is on.
+    pub selinux: bool,
     /// Folders with descriptions of CDI devices, the later the stronger.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// The root of every container is read-only.
@@ -159,6 +161,7 @@ impl Default for Runtime {
             seccomp_profile: "/etc/ocid/seccomp.json".into(),
             seccomp_use_default_when_empty: false,
             apparmor_profile: "ocid-default".to_owned(),
+            selinux: false,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             read_only: false,
             default_ulimits: Vec::new(),

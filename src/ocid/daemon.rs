@@ -277,6 +277,7 @@ fn defaults(runtime: &config::Runtime) -> Result<Defaults> {
         seccomp_profile,
         seccomp_when_unset: runtime.seccomp_use_default_when_empty,
         apparmor_profile: runtime.apparmor_profile.clone(),
+        selinux: runtime.selinux,
         cdi_dirs: runtime.cdi_spec_dirs.clone(),
         read_only: runtime.read_only,
         devices,

@@ -21,7 +21,7 @@ async fn devices_by_path() -> Result<()> {
     let pod = world.run_pod(&sandbox).await?;
     let mut config = world.container_config("devices", &["sleep", "600"]);
     config.devices = vec![
-        device("/dev/kmsg", "/dev/words", "r"),
+        device("/dev/fuse", "/dev/words", "r"),
         device("/dev/full", "", "rw"),
     ];
     let id = world.up(&pod, &sandbox, config).await?;
@@ -71,7 +71,7 @@ const JSON: &str = r#"{
     "name": "one",
     "containerEdits": {
       "env": ["TOY=one"],
-      "deviceNodes": [{ "path": "/dev/toy", "hostPath": "/dev/kmsg", "permissions": "r" }],
+      "deviceNodes": [{ "path": "/dev/toy", "hostPath": "/dev/fuse", "permissions": "r" }],
       "mounts": [{ "hostPath": "/srv/toy", "containerPath": "/toy", "options": ["ro", "rbind"] }],
       "hooks": [{ "hookName": "createRuntime", "path": "/bin/touch", "args": ["touch", "/srv/toy/hooked"] }],
       "additionalGids": [4242]

@@ -9,9 +9,8 @@ use super::apparmor::{self, AppArmorError};
 use super::capabilities::Granted;
 use super::error::SpecError;
 use super::seccomp::{self, Circumstances, SeccompProfile};
-use super::security::{Profile, Selinux};
+use super::security::Profile;
 use super::spec::SpecInputs;
-use crate::ocid::sandbox::config::NamespaceMode;
 
 /// What a container may not see, and not write, unless its config says otherwise.
 const MASKED: [&str; 10] = [
@@ -169,26 +168,6 @@ fn default_profile(inputs: &SpecInputs<'_>) -> Result<String, Option<AppArmorErr
         return Err(None);
     }
     Ok(name.to_owned())
-}
-
-/// CRI-O's own examples carry SELinux options, and it passes them over where SELinux is off.
-pub(super) fn selinux_of(inputs: &SpecInputs<'_>, warnings: &mut Vec<String>) -> Option<String> {
-    let own = inputs.config.security.selinux.as_ref();
-    let wanted = own.or(inputs.sandbox.config.security.selinux.as_ref())?;
-    if !inputs.host.selinux {
-        warnings.extend(inputs.host.once(
-            "selinux",
-            "SELinux is off on this machine, so the options for it are left out",
-        ));
-        return None;
-    }
-    let pod = &inputs.sandbox.config.namespaces;
-    let namespaces = inputs.config.security.namespaces(pod);
-    let node = |mode| mode == NamespaceMode::Node;
-    if inputs.config.security.privileged || node(namespaces.pid) || node(namespaces.ipc) {
-        return None;
-    }
-    Selinux::label(wanted)
 }
 
 /// The container asks for an AppArmor profile where there is no AppArmor.

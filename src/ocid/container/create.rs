@@ -9,6 +9,7 @@ use super::Container;
 use super::config::ContainerConfig;
 use super::facts::HostFacts;
 use super::remove::teardown;
+use super::selinux::{self, Labels};
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
 use super::volumes;
 use crate::host::clock::now_ns;
@@ -104,14 +105,25 @@ async fn build(
         .save(container.folder(), false)
         .map_err(Error::io("write the record in", container.folder()))?;
     make_folder(&rootfs, 0o711)?;
+    let handler = daemon.handler(&record.runtime_handler)?;
+    let facts = handler.facts().await?;
+    let mut warnings = Vec::new();
+    let labels = selinux::labels(
+        &record.config,
+        &pod.config,
+        &pod.id,
+        &daemon.defaults,
+        &facts,
+        &mut warnings,
+    )
+    .map_err(Error::from)?;
+    let context = labels.as_ref().map(|l| l.mount.as_str());
     daemon
         .images
-        .mount_container(&id, image, &rootfs)
+        .mount_container(&id, image, context, &rootfs)
         .await
         .map_err(Error::from)?;
 
-    let handler = daemon.handler(&record.runtime_handler)?;
-    let facts = handler.facts().await?;
     let built = {
         let (daemon, pod, record, image) = (
             Arc::clone(daemon),
@@ -125,9 +137,15 @@ async fn build(
                 make_folder(folder, 0o755)?;
             }
             let rootfs = bundle.join("rootfs");
-            let volumes =
-                volumes::mount(&daemon.images, &record.id, &record.config.mounts, &bundle)?;
-            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, &volumes)?;
+            let labels = labels.as_ref();
+            let mounts = &record.config.mounts;
+            let volumes = volumes::mount(&daemon.images, &record.id, mounts, labels, &bundle)?;
+            let given = Given {
+                rootfs: &rootfs,
+                volumes: &volumes,
+                labels,
+            };
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &given)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
@@ -136,7 +154,7 @@ async fn build(
         })
         .await?
     };
-    for warning in &built.warnings {
+    for warning in warnings.iter().chain(&built.warnings) {
         tracing::warn!(container = %id, "{warning}");
     }
 
@@ -172,14 +190,20 @@ async fn build(
     container.commit().await
 }
 
+/// What stands ready for a container's specification.
+struct Given<'a> {
+    rootfs: &'a Path,
+    volumes: &'a volumes::Sources,
+    labels: Option<&'a Labels>,
+}
+
 fn build_spec(
     daemon: &Daemon,
     facts: &HostFacts,
     pod: &SandboxRecord,
     record: &ContainerRecord,
     image: &Image,
-    rootfs: &Path,
-    volumes: &volumes::Sources,
+    given: &Given<'_>,
 ) -> std::result::Result<BuiltSpec, Error> {
     let bundle = daemon.bundle(&record.id);
     let files = Files::of(&daemon.sandbox_run(&pod.id));
@@ -206,9 +230,10 @@ fn build_spec(
         config: &record.config,
         sandbox: &view,
         image: &image.config,
-        rootfs,
+        rootfs: given.rootfs,
         bundle: &bundle,
-        volumes,
+        volumes: given.volumes,
+        labels: given.labels,
         defaults: &daemon.defaults,
         host: facts,
     };

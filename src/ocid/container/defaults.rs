@@ -28,6 +28,8 @@ pub struct Defaults {
     pub seccomp_when_unset: bool,
     /// The AppArmor profile of containers that name none; `unconfined` is none.
     pub apparmor_profile: String,
+    /// Containers and their files have SELinux labels, where SELinux is on.
+    pub selinux: bool,
     /// Folders with descriptions of CDI devices, the later the stronger.
     pub cdi_dirs: Vec<PathBuf>,
     /// Every root is read-only.
@@ -59,6 +61,7 @@ impl Default for Defaults {
             seccomp_profile: None,
             seccomp_when_unset: false,
             apparmor_profile: apparmor::OWN.to_owned(),
+            selinux: false,
             cdi_dirs: cdi::DEFAULT_DIRS.map(PathBuf::from).to_vec(),
             read_only: false,
             devices: Vec::new(),

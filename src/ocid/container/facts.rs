@@ -11,6 +11,7 @@ use oci_spec::runtime::{Capability, PosixRlimitType};
 
 use super::apparmor::AppArmor;
 use super::capabilities::CapabilitySet;
+use super::selinux::Contexts;
 use crate::ocid::runtime::ExecCgroups;
 
 /// What was found, and which shortcomings were already spoken of.
@@ -33,6 +34,8 @@ pub struct HostFacts {
     pub apparmor: bool,
     pub apparmor_profiles: AppArmor,
     pub selinux: bool,
+    /// What the SELinux policy has for containers.
+    pub selinux_contexts: Option<Contexts>,
     /// Major and minor version.
     pub kernel: (u32, u32),
     /// The kernel has mount_setattr(2) with AT_RECURSIVE; whether the runtime can do it as well is
@@ -82,6 +85,7 @@ impl HostFacts {
             apparmor: text("/sys/module/apparmor/parameters/enabled").trim() == "Y",
             apparmor_profiles: AppArmor::default(),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux_contexts: Contexts::read(Path::new("/etc/selinux")),
             kernel,
             recursive_read_only: kernel >= (5, 12),
             idmapped_mounts: false,

@@ -22,6 +22,7 @@ pub mod remove;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
+pub mod selinux;
 pub mod signal;
 pub mod spec;
 pub mod start;

@@ -10,6 +10,7 @@ use super::config::{Mount as Asked, Propagation};
 use super::error::SpecError;
 use super::propagation::Mounts as MachineMounts;
 use super::security::IdMapping;
+use super::selinux;
 use super::spec::SpecInputs;
 use crate::ocid::field::FieldError;
 use crate::ocid::sandbox::config::NamespaceMode;
@@ -78,6 +79,14 @@ impl Mounts {
         self.list.iter().any(|m| file.starts_with(m.destination()))
     }
 
+    /// What of the machine is not the user's: files and /dev/shm of the pod and of the container.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let own = self.list.iter().take(self.fixed);
+        own.filter(|m| m.typ().as_deref() == Some("bind"))
+            .filter_map(|m| m.source().as_deref())
+            .filter(|source| *source != Path::new("/dev/shm"))
+    }
+
     /// Files of the container's own over those of its image.
     pub(super) fn add_files(&mut self, files: Vec<(PathBuf, &'static str)>, readonly: bool) {
         let access = if readonly { "ro" } else { "rw" };
@@ -85,8 +94,10 @@ impl Mounts {
         let mount = |(source, target): (PathBuf, &str)| {
             new_mount(Path::new(target), "bind", &source, &options)
         };
+        let count = files.len();
         self.list
             .splice(self.fixed..self.fixed, files.into_iter().map(mount));
+        self.fixed += count;
     }
 
     fn bind(
@@ -112,6 +123,11 @@ impl Mounts {
             mount,
             &inputs.defaults.absent_mount_sources_to_reject,
         )?;
+        if mount.selinux_relabel
+            && let Some(labels) = inputs.labels
+        {
+            selinux::relabel(field, &source, labels)?;
+        }
         let machine = match (mount.propagation, machine) {
             (Propagation::Private, _) => None,
             (_, Some(known)) => Some(&*known),

@@ -14,9 +14,7 @@ use super::accounts;
 use super::capabilities::{self, Granted, name as capability_name};
 use super::cdi;
 use super::config::ContainerConfig;
-use super::confinement::{
-    apparmor_of, hidden_paths, no_apparmor, readonly_paths, seccomp_of, selinux_of,
-};
+use super::confinement::{apparmor_of, hidden_paths, no_apparmor, readonly_paths, seccomp_of};
 use super::devices::Devices;
 use super::error::SpecError;
 use super::facts::HostFacts;
@@ -24,6 +22,7 @@ use super::mounts::Mounts;
 use super::namespaces;
 use super::process;
 use super::security::Profile;
+use super::selinux::{self, Labels};
 use super::signal::Signal;
 use super::user::{self, ResolvedUser};
 use crate::host::fs::read_capped;
@@ -53,6 +52,8 @@ pub struct SpecInputs<'a> {
     pub bundle: &'a Path,
     /// Where the images that are its volumes are mounted, by their place among the mounts.
     pub volumes: &'a BTreeMap<usize, PathBuf>,
+    /// None: without SELinux.
+    pub labels: Option<&'a Labels>,
     pub defaults: &'a Defaults,
     pub host: &'a HostFacts,
 }
@@ -142,7 +143,10 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     let devices = Devices::new(&asked, security.privileged)?;
     let seccomp = seccomp_of(inputs, &granted)?;
     let apparmor = apparmor_of(inputs, &mut warnings)?;
-    let selinux = selinux_of(inputs, &mut warnings);
+    let labels = inputs.labels;
+    if let Some(labels) = labels {
+        selinux::label_files(mounts.files(), labels)?;
+    }
 
     let mut resources = config
         .resources
@@ -167,7 +171,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_rlimits(defaults.rlimits(host, &mut warnings)?)
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_apparmor_profile(apparmor)
-        .set_selinux_label(selinux)
+        .set_selinux_label(labels.map(|l| l.process.clone()))
         .set_oom_score_adj(Some(oom_score_adj(inputs, &mut warnings)));
 
     let mut linux = Linux::default();
@@ -179,6 +183,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_devices((!devices.nodes.is_empty()).then_some(devices.nodes))
         .set_seccomp(seccomp)
         .set_rootfs_propagation(mounts.root_propagation.map(str::to_owned))
+        .set_mount_label(labels.map(|l| l.mount.clone()))
         .set_masked_paths(Some(hidden_paths(inputs)))
         .set_readonly_paths(Some(readonly_paths(inputs)));
 

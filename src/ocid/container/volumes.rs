@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::Mount;
 use super::error::{SpecError, VolumeError};
+use super::selinux::Labels;
 use crate::host::mount::unmount_below;
 use crate::host::rooted::Rooted;
 use crate::ocid::image::ImageStore;
@@ -21,6 +22,7 @@ pub fn mount(
     images: &ImageStore,
     container_id: &str,
     mounts: &[Mount],
+    labels: Option<&Labels>,
     bundle: &Path,
 ) -> Result<Sources, SpecError> {
     let mut sources = Sources::new();
@@ -35,7 +37,12 @@ pub fn mount(
             })?;
         let target = folder(bundle).join(i.to_string());
         images
-            .mount_volume(container_id, &image, &target)
+            .mount_volume(
+                container_id,
+                &image,
+                labels.map(|l| l.mount.as_str()),
+                &target,
+            )
             .map_err(|source| VolumeError::Mount {
                 field: field(),
                 image: wanted.image.clone(),

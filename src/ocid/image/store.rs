@@ -190,18 +190,21 @@ impl ImageStore {
     }
 
     /// Mounts a container's filesystem on `target`: the image's layers, and on top a folder of the
-    /// container's own, which a second mount finds as the first left it. Takes the lease.
+    /// container's own, which a second mount finds as the first left it. Takes the lease. `context` is the SELinux
+    /// label of every file.
     pub async fn mount_container(
         &self,
         container_id: &str,
         image: &Image,
+        context: Option<&str>,
         target: &Path,
     ) -> Result<(), StorageError> {
         let (store, id) = (self.0.clone(), container_id.to_owned());
         let (image, target) = (image.clone(), target.to_owned());
+        let context = context.map(str::to_owned);
         let mounted = tokio::task::spawn_blocking(move || {
             store.lease(&id, &image)?;
-            containers::mount(&store.root, &id, &image.layers, &target)
+            containers::mount(&store.root, &id, &image.layers, context.as_deref(), &target)
         });
         mounted
             .await
@@ -214,10 +217,11 @@ impl ImageStore {
         &self,
         container_id: &str,
         image: &Image,
+        context: Option<&str>,
         target: &Path,
     ) -> Result<(), StorageError> {
         self.0.lease_volume(container_id, image)?;
-        containers::mount_volume(&self.0.root, &image.layers, target)
+        containers::mount_volume(&self.0.root, &image.layers, context, target)
     }
 
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.

@@ -102,11 +102,12 @@ pub fn leases(root: &Path) -> Result<HashMap<String, Lease>, StorageError> {
 }
 
 /// Mounts a container's filesystem on `target`, replacing a mount left there. The writable folder
-/// of an earlier mount is kept; overlayfs' work folder is made anew.
+/// of an earlier mount is kept; overlayfs' work folder is made anew. `context` is an SELinux label.
 pub fn mount(
     root: &Path,
     container_id: &str,
     layers: &[Digest],
+    context: Option<&str>,
     target: &Path,
 ) -> Result<(), StorageError> {
     let own = folder(root, container_id)?;
@@ -131,6 +132,7 @@ pub fn mount(
         &lower,
         &relative("upper"),
         &relative("work"),
+        context,
         target,
     );
     mounted.map_err(|source| StorageError::Mount {
@@ -142,7 +144,12 @@ pub fn mount(
 
 /// Mounts an image's layers, and nothing that could be written, on `target`, replacing a mount left
 /// there.
-pub fn mount_volume(root: &Path, layers: &[Digest], target: &Path) -> Result<(), StorageError> {
+pub fn mount_volume(
+    root: &Path,
+    layers: &[Digest],
+    context: Option<&str>,
+    target: &Path,
+) -> Result<(), StorageError> {
     let store = root.join("layers");
     let mut lower = lower(&store, layers)?;
     // Without an upper folder overlayfs wants two that do not lie within each other.
@@ -154,7 +161,7 @@ pub fn mount_volume(root: &Path, layers: &[Digest], target: &Path) -> Result<(),
     unmount(target).map_err(failed("unmount", target))?;
     let made = DirBuilder::new().recursive(true).mode(0o711).create(target);
     made.map_err(failed("make the folder", target))?;
-    mount_read_only(&store, &lower, target).map_err(|source| StorageError::Mount {
+    mount_read_only(&store, &lower, context, target).map_err(|source| StorageError::Mount {
         target: target.to_owned(),
         layers: lower.len(),
         source: source.into(),

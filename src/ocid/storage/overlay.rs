@@ -12,16 +12,18 @@ use nix::sched::{CloneFlags, unshare};
 const LARGEST_OPTIONS: usize = 4095;
 
 /// Mounts an overlay on `target`, which must be absolute. The paths in `lower` (topmost first),
-/// `upper` and `work` are relative to `dir`.
+/// `upper` and `work` are relative to `dir`. With a `context`, every file has that SELinux label.
 pub fn mount_overlay(
     dir: &Path,
     lower: &[String],
     upper: &str,
     work: &str,
+    context: Option<&str>,
     target: &Path,
 ) -> io::Result<()> {
     let lower = lower.join(":");
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},index=off");
+    let label = label(context)?;
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},index=off{label}");
     // A container's own files need not survive a power cut, since the container does not; `volatile`
     // spares it and its unmount the syncs. Kernels before 5.10 lack it.
     let volatile = format!("{options},volatile");
@@ -35,10 +37,24 @@ pub fn mount_overlay(
 
 /// Mounts layers that nobody writes on (`lower` topmost first, at least two, relative to `dir`): what
 /// is in them can be read, and neither be executed nor raise anyone's rights.
-pub fn mount_read_only(dir: &Path, lower: &[String], target: &Path) -> io::Result<()> {
-    let options = format!("lowerdir={}", lower.join(":"));
+pub fn mount_read_only(
+    dir: &Path,
+    lower: &[String],
+    context: Option<&str>,
+    target: &Path,
+) -> io::Result<()> {
+    let options = format!("lowerdir={}{}", lower.join(":"), label(context)?);
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     in_folder(dir, options.len(), || mount_with(flags, &options, target))
+}
+
+/// The option for a label, quoted since a level has commas.
+fn label(context: Option<&str>) -> io::Result<String> {
+    match context {
+        None => Ok(String::new()),
+        Some(label) if label.contains('"') => Err(Errno::EINVAL.into()),
+        Some(label) => Ok(format!(",context=\"{label}\"")),
+    }
 }
 
 /// Mounts from a current folder of its own, hence a thread of its own: it keeps paths short.
