@@ -11,7 +11,7 @@ pub mod vars;
 use handlebars::Handlebars;
 use serde::Serialize;
 
-pub use vars::{BridgeNetwork, Crictl, DockerUnit, Loopback, OcidConf, OcidUnit};
+pub use vars::{AppArmorProfile, BridgeNetwork, Crictl, DockerUnit, Loopback, OcidConf, OcidUnit};
 
 /// A template's name (its path below `templates/`, without `.hbs`) and text.
 const TEMPLATES: [(&str, &str); 7] = [

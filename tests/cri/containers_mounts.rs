@@ -109,6 +109,34 @@ async fn how_mounts_spread() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_sees_the_whole_machine_does_not_keep_its_mounts() -> Result<()> {
+    let world = World::start().await?;
+    world.machine.run(&["mount", "--make-rshared", "/"])?;
+    let sandbox = world.pod_config("spying");
+    let pod = world.run_pod(&sandbox).await?;
+    let host = v1::Mount {
+        readonly: true,
+        ..bind("/", "/host")
+    };
+    let config = with(
+        world.container_config("spy", &["sleep", "600"]),
+        vec![host],
+        false,
+    );
+    let spy = world.up(&pod, &sandbox, config).await?;
+    let config = world.container_config("other", &["sleep", "600"]);
+    let other = world.up(&pod, &sandbox, config).await?;
+    let seen = format!("grep -c '{other}/rootfs ' /proc/mounts || true");
+    ensure!(world.shell(&spy, &seen).await? == "1");
+    world.client.remove_container(&other).await?;
+    ensure!(
+        world.shell(&spy, &seen).await? == "0",
+        "a removed container's root is still mounted"
+    );
+    world.assert_clean(&[]).await
+}
+
+#[tokio::test]
 async fn read_only_and_all_the_way_down() -> Result<()> {
     let world = World::start().await?;
     let on_machine = |script: &str| world.machine.run(&["sh", "-c", script]);

@@ -54,10 +54,7 @@ async fn a_container_sees_the_layers_and_writes_only_its_own() {
         .map(|c| Mounted(home.dir.path().join("run").join(c).join("rootfs")))
         .collect();
     for (id, target) in ["ca", "cb"].iter().zip(&targets) {
-        store
-            .mount_container(id, &image, None, &target.0)
-            .await
-            .unwrap();
+        store.mount_container(id, &image, &target.0).await.unwrap();
     }
     let (one, two) = (&targets[0].0, &targets[1].0);
     assert_eq!(fs::read(one.join("f")).unwrap(), b"top");
@@ -72,10 +69,7 @@ async fn a_container_sees_the_layers_and_writes_only_its_own() {
     fs::write(one.join("f"), "mine").unwrap();
     assert_eq!(fs::read(two.join("f")).unwrap(), b"top");
     // Mounted again (by a new daemon, say), what it wrote is still there.
-    store
-        .mount_container("ca", &image, None, one)
-        .await
-        .unwrap();
+    store.mount_container("ca", &image, one).await.unwrap();
     assert_eq!(fs::read(one.join("f")).unwrap(), b"mine");
     for (id, target) in ["ca", "cb"].iter().zip(&targets) {
         store.unmount_container(&target.0).unwrap();
@@ -96,7 +90,7 @@ async fn a_container_keeps_its_layers_after_its_image_is_removed() {
     let image = store.get(&name).unwrap();
     let target = Mounted(home.dir.path().join("rootfs"));
     store
-        .mount_container("c1", &image, None, &target.0)
+        .mount_container("c1", &image, &target.0)
         .await
         .unwrap();
     store.remove(&name).unwrap();
@@ -112,7 +106,7 @@ async fn a_container_keeps_its_layers_after_its_image_is_removed() {
     store.remove_container("c1").unwrap();
     home.assert_empty();
     let e = store
-        .mount_container("c2", &image, None, &target.0)
+        .mount_container("c2", &image, &target.0)
         .await
         .unwrap_err();
     assert!(matches!(e, StorageError::MissingLayer(_)), "{e}");
@@ -129,7 +123,7 @@ async fn the_most_layers_that_an_image_may_have() {
     let image = store.get(&name).unwrap();
     let target = Mounted(home.dir.path().join("rootfs"));
     store
-        .mount_container(&"0f".repeat(32), &image, None, &target.0)
+        .mount_container(&"0f".repeat(32), &image, &target.0)
         .await
         .unwrap();
     assert_eq!(fs::read_dir(&target.0).unwrap().count(), 127);
@@ -149,7 +143,7 @@ async fn an_image_without_layers_is_an_empty_folder() {
     let image = store.get(&name).unwrap();
     let target = Mounted(home.dir.path().join("rootfs"));
     store
-        .mount_container("c1", &image, None, &target.0)
+        .mount_container("c1", &image, &target.0)
         .await
         .unwrap();
     fs::write(target.0.join("f"), "x").unwrap();

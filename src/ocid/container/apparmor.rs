@@ -8,11 +8,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::host::command::{Command, CommandError};
 use crate::host::fs::read_capped;
-use crate::template::{TemplateError, render};
+use crate::template::{AppArmorProfile, TemplateError, render};
 
 /// The name of our own profile.
 pub const OWN: &str = "ocid-default";
@@ -37,13 +35,6 @@ pub enum AppArmorError {
     Load { name: String, source: CommandError },
     #[error("`apparmor_parser` loaded the profile `{0}`, but the kernel does not list it")]
     NotListed(String),
-}
-
-/// The variables of `apparmor/ocid-default`.
-#[derive(Debug, Serialize)]
-pub struct ProfileVars<'a> {
-    /// The profile's name.
-    pub name: &'a str,
 }
 
 /// Where profiles are listed, and what loads them.
@@ -84,7 +75,7 @@ impl AppArmor {
             return Ok(());
         }
         let parser = self.parser.as_ref().ok_or(AppArmorError::NoParser)?;
-        let text = render("apparmor/ocid-default", &ProfileVars { name: OWN })?;
+        let text = render("apparmor/ocid-default", &AppArmorProfile::new(OWN))?;
         let mut file = tempfile::NamedTempFile::new().map_err(AppArmorError::Write)?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.flush())

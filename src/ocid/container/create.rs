@@ -17,6 +17,7 @@ use crate::host::fs::write_replace;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::field::FieldError;
 use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
@@ -24,6 +25,7 @@ use crate::ocid::runtime::{CreateRequest, JournalTags};
 use crate::ocid::sandbox::Sandbox;
 use crate::ocid::sandbox::files::Files;
 use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
+use crate::ocid::storage::View;
 
 /// Makes a container that is ready to start; answers with its id. A call with the name of one that is
 /// being made in the same pod waits for that one.
@@ -69,7 +71,11 @@ async fn make(
             id: config.image.image.clone(),
         })?;
     let id = new_id()?;
-    daemon.names.take("container", name, &id)?;
+    if let Err(taken) = daemon.names.take("container", name, &id) {
+        return found_again(daemon, &config, taken);
+    }
+    // Whoever makes containers in it knows the pod.
+    daemon.joined.forget(&pod.id);
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
     let container = Arc::new(Container::new(daemon.container_folder(&id), record));
     match build(daemon, &pod, &container, &image).await {
@@ -90,12 +96,27 @@ async fn make(
     }
 }
 
+/// The container that has the name already, where it is the one that a repeat of a call cut off by our own end
+/// asks for.
+fn found_again(daemon: &Daemon, config: &ContainerConfig, taken: Arc<Error>) -> Result<String> {
+    if let Error::Exists { id, .. } = &*taken
+        && let Some(container) = daemon.containers.get(id)
+        && container.now().phase == Phase::Created
+        && container.now().config == *config
+        && daemon.joined.take_offer(id)
+    {
+        return Ok(id.clone());
+    }
+    Err(taken)
+}
+
 async fn build(
     daemon: &Arc<Daemon>,
     pod: &Arc<SandboxRecord>,
     container: &Arc<Container>,
     image: &Arc<Image>,
 ) -> Result<()> {
+    failpoint::pass(Point::CreateReserved).await?;
     let record = container.now();
     let (id, bundle) = (record.id.clone(), daemon.bundle(&record.id));
     let rootfs = bundle.join("rootfs");
@@ -104,6 +125,7 @@ async fn build(
     record
         .save(container.folder(), false)
         .map_err(Error::io("write the record in", container.folder()))?;
+    failpoint::pass(Point::CreateRecorded).await?;
     make_folder(&rootfs, 0o711)?;
     let handler = daemon.handler(&record.runtime_handler)?;
     let facts = handler.facts().await?;
@@ -117,12 +139,16 @@ async fn build(
         &mut warnings,
     )
     .map_err(Error::from)?;
-    let context = labels.as_ref().map(|l| l.mount.as_str());
+    let view = View {
+        users: pod.users(daemon),
+        context: labels.as_ref().map(|l| l.mount.clone()),
+    };
     daemon
         .images
-        .mount_container(&id, image, context, &rootfs)
+        .mount_container_for(&id, image, view.clone(), &rootfs)
         .await
         .map_err(Error::from)?;
+    failpoint::pass(Point::CreateMounted).await?;
 
     let built = {
         let (daemon, pod, record, image) = (
@@ -137,13 +163,12 @@ async fn build(
                 make_folder(folder, 0o755)?;
             }
             let rootfs = bundle.join("rootfs");
-            let labels = labels.as_ref();
-            let mounts = &record.config.mounts;
-            let volumes = volumes::mount(&daemon.images, &record.id, mounts, labels, &bundle)?;
+            let (images, mounts) = (&daemon.images, &record.config.mounts);
+            let volumes = volumes::mount(images, &record.id, mounts, &bundle, &view)?;
             let given = Given {
                 rootfs: &rootfs,
                 volumes: &volumes,
-                labels,
+                labels: labels.as_ref(),
             };
             let built = build_spec(&daemon, &facts, &pod, &record, &image, &given)?;
             let path = bundle.join("config.json");
@@ -158,6 +183,7 @@ async fn build(
         tracing::warn!(container = %id, "{warning}");
     }
 
+    failpoint::pass(Point::CreateSpecified).await?;
     let log_size_max = u64::try_from(daemon.config.crio.runtime.log_size_max).ok();
     let request = CreateRequest {
         id: id.clone(),
@@ -174,12 +200,14 @@ async fn build(
             .log_to_journald
             .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
+        owner: owner(pod),
     };
     let created = handler
         .runtime
         .create(&request)
         .await
         .map_err(Error::from)?;
+    failpoint::pass(Point::CreateMade).await?;
     container.change(|r| {
         r.init = Some(created.init);
         r.monitor = Some(created.monitor);
@@ -187,7 +215,14 @@ async fn build(
         r.stop_signal = built.stop_signal.number();
         r.phase = Phase::Created;
     })?;
-    container.commit().await
+    failpoint::pass(Point::CreateNoted).await?;
+    container.commit().await?;
+    Ok(failpoint::pass(Point::CreateCommitted).await?)
+}
+
+/// The root of the pod's user namespace: to whom the container's stdio belongs, so that it can open it anew.
+fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
+    pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 /// What stands ready for a container's specification.
@@ -217,6 +252,7 @@ fn build_spec(
         net: pinned.net,
         ipc: pinned.ipc,
         uts: pinned.uts,
+        user: pinned.user,
         pid: pinned.pid,
         target_pid: target_pid(daemon, record)?,
         resolv_conf: files.resolv_conf,
@@ -270,7 +306,7 @@ fn target_pid(
 
 /// The pod's log folder with the container's file, which may not leave it. None where either is absent:
 /// then nothing is logged, as the CRI has it.
-fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<PathBuf>> {
+pub fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<PathBuf>> {
     let (Some(folder), Some(file)) = (&pod.config.log_directory, &config.log_path) else {
         return Ok(None);
     };

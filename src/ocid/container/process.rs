@@ -64,8 +64,8 @@ pub fn env(
 
 /// The folder that the environment calls home.
 pub fn home(env: &[String]) -> Option<&str> {
-    let homes = env.iter().filter_map(|line| line.strip_prefix("HOME="));
-    homes.last().filter(|home| !home.is_empty())
+    let mut homes = env.iter().filter_map(|line| line.strip_prefix("HOME="));
+    homes.next_back().filter(|home| !home.is_empty())
 }
 
 /// The working folder: the config's, else the image's, else `/`; always absolute.

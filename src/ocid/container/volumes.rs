@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::config::Mount;
 use super::error::{SpecError, VolumeError};
-use super::selinux::Labels;
 use crate::host::mount::unmount_below;
 use crate::host::rooted::Rooted;
 use crate::ocid::image::ImageStore;
+use crate::ocid::storage::View;
 
 /// The mounts' sources on the machine, by their place in the config.
 pub type Sources = BTreeMap<usize, PathBuf>;
@@ -22,8 +22,8 @@ pub fn mount(
     images: &ImageStore,
     container_id: &str,
     mounts: &[Mount],
-    labels: Option<&Labels>,
     bundle: &Path,
+    view: &View,
 ) -> Result<Sources, SpecError> {
     let mut sources = Sources::new();
     for (i, mount) in mounts.iter().enumerate() {
@@ -37,12 +37,7 @@ pub fn mount(
             })?;
         let target = folder(bundle).join(i.to_string());
         images
-            .mount_volume(
-                container_id,
-                &image,
-                labels.map(|l| l.mount.as_str()),
-                &target,
-            )
+            .mount_volume(container_id, &image, view, &target)
             .map_err(|source| VolumeError::Mount {
                 field: field(),
                 image: wanted.image.clone(),

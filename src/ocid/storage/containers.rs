@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{is_missing, name};
-use super::overlay::{mount_overlay, mount_read_only, unmount};
+use super::overlay::{Users, View, mount_mapped, mount_overlay, mount_read_only, unmount};
 use super::{MOST_LAYERS, StorageError, failed};
 use crate::host::fs::{read_capped, remove_tree};
 use crate::ocid::image::digest::Digest;
@@ -102,12 +102,13 @@ pub fn leases(root: &Path) -> Result<HashMap<String, Lease>, StorageError> {
 }
 
 /// Mounts a container's filesystem on `target`, replacing a mount left there. The writable folder
-/// of an earlier mount is kept; overlayfs' work folder is made anew. `context` is an SELinux label.
+/// of an earlier mount is kept; overlayfs' work folder is made anew. `view` is how the container
+/// sees it.
 pub fn mount(
     root: &Path,
     container_id: &str,
     layers: &[Digest],
-    context: Option<&str>,
+    view: &View,
     target: &Path,
 ) -> Result<(), StorageError> {
     let own = folder(root, container_id)?;
@@ -120,21 +121,24 @@ pub fn mount(
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&own);
     made.map_err(failed("make the folder", &own))?;
     let top = lower.first().map(String::as_str).unwrap_or(EMPTY);
-    make_upper(&own.join("upper"), &store.join(top))?;
+    make_upper(&own.join("upper"), &store.join(top), view.users.as_ref())?;
     remove_tree(&own, Path::new("work")).map_err(failed("remove the old", &own.join("work")))?;
     let work = own.join("work");
     fs::create_dir(&work).map_err(failed("make the folder", &work))?;
     let made = DirBuilder::new().recursive(true).mode(0o755).create(target);
     made.map_err(failed("make the folder", target))?;
     let relative = |what: &str| format!("../containers/{container_id}/{what}");
-    let mounted = mount_overlay(
-        &store,
-        &lower,
-        &relative("upper"),
-        &relative("work"),
-        context,
-        target,
-    );
+    let mounted = match &view.users {
+        Some(users) => mount_mapped(&store, &lower, Some(&own), users, view, target),
+        None => mount_overlay(
+            &store,
+            &lower,
+            &relative("upper"),
+            &relative("work"),
+            view,
+            target,
+        ),
+    };
     mounted.map_err(|source| StorageError::Mount {
         target: target.to_owned(),
         layers: lower.len(),
@@ -147,7 +151,7 @@ pub fn mount(
 pub fn mount_volume(
     root: &Path,
     layers: &[Digest],
-    context: Option<&str>,
+    view: &View,
     target: &Path,
 ) -> Result<(), StorageError> {
     let store = root.join("layers");
@@ -161,7 +165,11 @@ pub fn mount_volume(
     unmount(target).map_err(failed("unmount", target))?;
     let made = DirBuilder::new().recursive(true).mode(0o711).create(target);
     made.map_err(failed("make the folder", target))?;
-    mount_read_only(&store, &lower, context, target).map_err(|source| StorageError::Mount {
+    let mounted = match &view.users {
+        Some(users) => mount_mapped(&store, &lower, None, users, view, target),
+        None => mount_read_only(&store, &lower, view, target),
+    };
+    mounted.map_err(|source| StorageError::Mount {
         target: target.to_owned(),
         layers: lower.len(),
         source: source.into(),
@@ -192,13 +200,17 @@ fn lower(store: &Path, layers: &[Digest]) -> Result<Vec<String>, StorageError> {
 }
 
 /// The overlay's root folder takes its owner and mode from the upper folder, so that gets the image's.
-fn make_upper(upper: &Path, top: &Path) -> Result<(), StorageError> {
+fn make_upper(upper: &Path, top: &Path, users: Option<&Users>) -> Result<(), StorageError> {
     match fs::create_dir(upper) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.map_err(failed("make the folder", upper))?,
     }
     let root = fs::metadata(top).map_err(failed("look at", top))?;
-    chown(upper, Some(root.uid()), Some(root.gid())).map_err(failed("give an owner to", upper))?;
+    let owner = (root.uid(), root.gid());
+    // An owner whom the namespace does not know stays out of its reach.
+    let mapped = users.and_then(|users| users.maps.owner(owner.0, owner.1));
+    let (uid, gid) = mapped.unwrap_or(owner);
+    chown(upper, Some(uid), Some(gid)).map_err(failed("give an owner to", upper))?;
     let mode = fs::Permissions::from_mode(root.mode() & 0o7777);
     fs::set_permissions(upper, mode).map_err(failed("set the mode of", upper))
 }
