@@ -1,5 +1,6 @@
 //! CreateContainer.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
@@ -150,7 +151,7 @@ async fn build(
         .map_err(Error::from)?;
     failpoint::pass(Point::CreateMounted).await?;
 
-    let built = {
+    let (built, volume_images) = {
         let (daemon, pod, record, image) = (
             Arc::clone(daemon),
             Arc::clone(pod),
@@ -167,7 +168,7 @@ async fn build(
             let volumes = volumes::mount(images, &record.id, mounts, &bundle, &view)?;
             let given = Given {
                 rootfs: &rootfs,
-                volumes: &volumes,
+                volumes: &volumes.sources,
                 labels: labels.as_ref(),
             };
             let built = build_spec(&daemon, &facts, &pod, &record, &image, &given)?;
@@ -175,7 +176,7 @@ async fn build(
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
             write_replace(&path, &bytes, 0o600).map_err(Error::io("write", &path))?;
-            Ok(built)
+            Ok((built, volumes.images))
         })
         .await?
     };
@@ -213,6 +214,7 @@ async fn build(
         r.monitor = Some(created.monitor);
         r.user = Some(built.user.clone());
         r.stop_signal = built.stop_signal.number();
+        r.volume_images = volume_images;
         r.phase = Phase::Created;
     })?;
     failpoint::pass(Point::CreateNoted).await?;
@@ -368,6 +370,7 @@ impl ContainerRecord {
             config,
             runtime_handler: pod.runtime_handler.clone(),
             user: None,
+            volume_images: BTreeMap::new(),
             stop_signal: libc::SIGTERM,
             created_at: at,
             started_at: 0,
