@@ -12,6 +12,7 @@ pub(crate) mod context;
 pub mod fd;
 pub mod fs;
 pub mod growth;
+pub mod idmap;
 pub mod inotify;
 pub mod memory;
 pub mod mount;

@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, fchown, symlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 use super::fs::fd_path;
 
@@ -127,17 +127,25 @@ impl Rooted {
         Ok(())
     }
 
-    /// Makes a symlink; something that stands there already is left alone.
-    pub fn symlink(&self, target: &Path, link: &Path) -> io::Result<()> {
+    /// Makes a symlink, given to `owner` where there is one; something that stands there already is left
+    /// alone.
+    pub fn symlink(&self, target: &Path, link: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
         let name = link
             .file_name()
             .ok_or_else(|| invalid(link, "names no file"))?;
         let folder = link.parent().unwrap_or(Path::new(""));
         let folder = self.lookup(folder, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         match symlinkat(target, folder.as_fd(), name) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Ok(()),
+            Err(e) => return Err(e.into()),
         }
+        if let Some((uid, gid)) = owner {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            fchownat(folder.as_fd(), name, Some(uid), Some(gid), flags)?;
+        }
+        Ok(())
     }
 
     fn lookup(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
@@ -296,7 +304,7 @@ mod tests {
     #[test]
     fn a_symlink_is_made_where_nothing_stands() {
         let t = tree();
-        let link = |to: &str| t.root.symlink(Path::new(to), Path::new("/etc/mtab"));
+        let link = |to: &str| t.root.symlink(Path::new(to), Path::new("/etc/mtab"), None);
         link("/proc/mounts").unwrap();
         link("/elsewhere").unwrap();
         assert_eq!(
@@ -305,7 +313,7 @@ mod tests {
         );
         assert!(
             t.root
-                .symlink(Path::new("x"), Path::new("/no/such"))
+                .symlink(Path::new("x"), Path::new("/no/such"), None)
                 .is_err()
         );
     }

@@ -64,6 +64,7 @@ impl World {
                 log_size_max: None,
                 journal: None,
                 exits_dir,
+                owner: None,
             },
             dir,
             id,

@@ -11,6 +11,7 @@ pub mod error;
 pub mod exec;
 pub mod exit;
 pub mod facts;
+mod mapped;
 mod mounts;
 mod namespaces;
 mod process;

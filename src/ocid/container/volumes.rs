@@ -12,6 +12,7 @@ use super::error::{SpecError, VolumeError};
 use crate::host::mount::unmount_below;
 use crate::host::rooted::Rooted;
 use crate::ocid::image::ImageStore;
+use crate::ocid::storage::Users;
 
 /// The mounts' sources on the machine, by their place in the config.
 pub type Sources = BTreeMap<usize, PathBuf>;
@@ -22,6 +23,7 @@ pub fn mount(
     container_id: &str,
     mounts: &[Mount],
     bundle: &Path,
+    users: Option<&Users>,
 ) -> Result<Sources, SpecError> {
     let mut sources = Sources::new();
     for (i, mount) in mounts.iter().enumerate() {
@@ -35,7 +37,7 @@ pub fn mount(
             })?;
         let target = folder(bundle).join(i.to_string());
         images
-            .mount_volume(container_id, &image, &target)
+            .mount_volume(container_id, &image, users, &target)
             .map_err(|source| VolumeError::Mount {
                 field: field(),
                 image: wanted.image.clone(),

@@ -22,9 +22,10 @@ use super::record::{Image, Record};
 use super::reference::{Named, Reference, is_id};
 use super::registries::Registries;
 use crate::host::fs::sync_dir;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
-use crate::ocid::storage::{FsUsage, StorageError, failed};
+use crate::ocid::storage::{FsUsage, StorageError, Users, failed};
 
 /// All images below one root. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -127,6 +128,7 @@ impl ImageStore {
     /// unknown one is no error. Layers that neither an image nor a container needs go as well.
     /// Blocks for as long as deleting their files takes.
     pub fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
+        let reach = |point| failpoint::reach(point).map_err(failed("go on in", &self.0.root));
         let unused = {
             let _writes = self.0.writes();
             let found = self.0.find(&self.0.index(), name_or_id);
@@ -147,13 +149,16 @@ impl ImageStore {
             };
             if gone {
                 self.0.delete_record(&image.id)?;
+                reach(Point::RemoveImageForgotten)?;
             } else {
                 self.0.rename_record(image)?;
+                reach(Point::RemoveImageRenamed)?;
             }
             self.0.withdraw_unused()?
         };
+        reach(Point::RemoveImageWithdrawn)?;
         unused.delete();
-        Ok(())
+        Ok(reach(Point::RemoveImageGone)?)
     }
 
     /// What the layers take on disk.
@@ -197,11 +202,23 @@ impl ImageStore {
         image: &Image,
         target: &Path,
     ) -> Result<(), StorageError> {
+        self.mount_container_for(container_id, image, None, target)
+            .await
+    }
+
+    /// [`ImageStore::mount_container`] for a container in a user namespace.
+    pub async fn mount_container_for(
+        &self,
+        container_id: &str,
+        image: &Image,
+        users: Option<Users>,
+        target: &Path,
+    ) -> Result<(), StorageError> {
         let (store, id) = (self.0.clone(), container_id.to_owned());
         let (image, target) = (image.clone(), target.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             store.lease(&id, &image)?;
-            containers::mount(&store.root, &id, &image.layers, &target)
+            containers::mount(&store.root, &id, &image.layers, users.as_ref(), &target)
         });
         mounted
             .await
@@ -214,10 +231,11 @@ impl ImageStore {
         &self,
         container_id: &str,
         image: &Image,
+        users: Option<&Users>,
         target: &Path,
     ) -> Result<(), StorageError> {
         self.0.lease_volume(container_id, image)?;
-        containers::mount_volume(&self.0.root, &image.layers, target)
+        containers::mount_volume(&self.0.root, &image.layers, users, target)
     }
 
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.
@@ -372,6 +390,7 @@ impl Inner {
                 problem,
             })?;
         write_record(&path, &record)?;
+        failpoint::reach(Point::PullRecorded).map_err(failed("go on in", &self.root))?;
         let image = Arc::new(image);
         let losers: Vec<Arc<Image>> = {
             let mut index = self.index();
@@ -385,6 +404,7 @@ impl Inner {
             loser.repo_tags.retain(|t| Some(t) != tag.as_ref());
             self.rename_record(loser)?;
         }
+        failpoint::reach(Point::PullCommitted).map_err(failed("go on in", &self.root))?;
         Ok(image)
     }
 

@@ -46,8 +46,8 @@ pub struct Features {
     pub oci_version_max: String,
     /// Recursive read-only mounts (`rro`).
     pub recursive_read_only: bool,
-    /// Mounts with their own id mappings.
-    pub idmapped_mounts: bool,
+    /// Containers in a user namespace.
+    pub user_namespaces: bool,
     pub apparmor: bool,
     pub selinux: bool,
     pub seccomp: bool,
@@ -237,7 +237,10 @@ fn parse_features(text: &[u8]) -> Features {
             .unwrap_or_default()
             .to_owned(),
         recursive_read_only: mount_options.is_some_and(|o| o.iter().any(|v| v == "rro")),
-        idmapped_mounts: at("/linux/mountExtensions/idmap/enabled"),
+        user_namespaces: json
+            .pointer("/linux/namespaces")
+            .and_then(|v| v.as_array())
+            .is_some_and(|kinds| kinds.iter().any(|kind| kind == "user")),
         apparmor: at("/linux/apparmor/enabled"),
         selinux: at("/linux/selinux/enabled"),
         seccomp: at("/linux/seccomp/enabled"),
@@ -270,9 +273,9 @@ mod tests {
     #[test]
     fn features_are_read() {
         let text = br#"{"ociVersionMax":"1.0.2","mountOptions":["ro","rro"],
-            "linux":{"seccomp":{"enabled":true},"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+            "linux":{"seccomp":{"enabled":true},"namespaces":["mount","user"]}}"#;
         let features = parse_features(text);
-        assert!(features.recursive_read_only && features.idmapped_mounts && features.seccomp);
+        assert!(features.recursive_read_only && features.user_namespaces && features.seccomp);
         assert!(!features.apparmor && features.oci_version_max == "1.0.2");
         assert_eq!(parse_features(b"Incorrect Usage"), Features::default());
         let annotated = |name: &str| {
