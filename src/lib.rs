@@ -2,7 +2,7 @@
 //!
 //! Three names, chosen by `argv[0]`: `crio-setup` installs ([`setup`]), `ocid` serves Kubernetes CRI
 //! v1 ([`ocid`]), `ocic` is its client ([`ocic`]). Dependencies point one way:
-//! `cli -> {setup, ocid, ocic} -> {artifact, template, cri} -> host`.
+//! `cli -> {setup, ocid, ocic} -> {artifact, template, cri, spdy} -> host`.
 
 pub mod artifact;
 pub mod cli;
@@ -11,4 +11,5 @@ pub mod host;
 pub mod ocic;
 pub mod ocid;
 pub mod setup;
+pub mod spdy;
 pub mod template;

@@ -1,23 +1,24 @@
 //! Dependencies between the parts point one way: `cli -> {setup, ocid, ocic} -> {artifact, template,
-//! cri} -> host`. The one exception: `setup` uses the client in `ocic`.
+//! cri, spdy} -> host`. The one exception: `setup` uses the client in `ocic`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each part with the parts it may use.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     (
         "cli",
         &[
-            "setup", "ocid", "ocic", "artifact", "template", "cri", "host",
+            "setup", "ocid", "ocic", "artifact", "template", "cri", "spdy", "host",
         ],
     ),
     ("setup", &["ocic", "artifact", "template", "cri", "host"]),
-    ("ocid", &["artifact", "template", "cri", "host"]),
-    ("ocic", &["artifact", "template", "cri", "host"]),
+    ("ocid", &["artifact", "template", "cri", "spdy", "host"]),
+    ("ocic", &["artifact", "template", "cri", "spdy", "host"]),
     ("artifact", &["host"]),
     ("template", &["host"]),
     ("cri", &["host"]),
+    ("spdy", &["host"]),
     ("host", &[]),
 ];
 
