@@ -34,6 +34,10 @@ pub enum ClientError {
     Refused { bundle: PathBuf, message: String },
 }
 
+/// The halves of an attachment.
+pub type AttachedReader = BufReader<OwnedReadHalf>;
+pub type AttachedWriter = OwnedWriteHalf;
+
 /// A connection to the monitor of one container.
 #[derive(Debug)]
 pub struct Client {
@@ -98,6 +102,25 @@ impl Client {
     ) -> Result<(MonitorRecord, Option<ExitRecord>), ClientError> {
         match self.ask(&Request::Status, limit).await? {
             Answer::Status { record, exit } => Ok((record, exit)),
+            other => Err(self.surprised(&other)),
+        }
+    }
+
+    /// Becomes a connection to the container's streams (see [`Request::Attach`]). `stdin` is the right to write to
+    /// its input.
+    pub async fn attach(
+        mut self,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<(AttachedReader, AttachedWriter), ClientError> {
+        let request = Request::Attach {
+            stdin,
+            stdout,
+            stderr,
+        };
+        match self.ask(&request, LIMIT).await? {
+            Answer::Attached => Ok((self.reader, self.writer)),
             other => Err(self.surprised(&other)),
         }
     }

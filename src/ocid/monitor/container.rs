@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use time::OffsetDateTime;
 
+use super::attach::{self, Attachers};
 use super::call;
 use super::create::{Created, create};
 use super::journal::Journal;
@@ -34,7 +35,7 @@ pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
         path: job.bundle.clone(),
         source,
     })?;
-    let (output, created) = match bring_up(&job) {
+    let (output, mut created) = match bring_up(&job) {
         Ok(up) => up,
         Err(e) => {
             // The daemon wrote it when it started us.
@@ -54,15 +55,29 @@ pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
     if let Err(e) = pages::forget_code() {
         eprintln!("give memory back: {e}");
     }
+    let attachers = attachers(&job, &mut created)
+        .map_err(MonitorError::prepare("prepare the container's input"))?;
     let mut monitor = Monitor {
         job,
         output,
         created,
+        attachers,
         exit: None,
     };
     monitor
         .watch()
         .map_err(MonitorError::prepare("wait for the container"))
+}
+
+/// The input belongs to whoever attaches.
+fn attachers(job: &ContainerJob, created: &mut Created) -> io::Result<Attachers> {
+    let input = match &created.terminal {
+        Some(terminal) if job.stdin => Some(terminal.master.try_clone()?),
+        _ => created.stdin.take(),
+    };
+    // A terminal's input has no end of its own.
+    let once = job.stdin_once && !job.tty;
+    Attachers::new(input, once)
 }
 
 fn bring_up(job: &ContainerJob) -> Result<(Output, Created), MonitorError> {
@@ -120,6 +135,7 @@ struct Monitor {
     job: ContainerJob,
     output: Output,
     created: Created,
+    attachers: Attachers,
     exit: Option<ExitRecord>,
 }
 
@@ -150,30 +166,38 @@ impl Monitor {
 
     /// Waits for something to happen and deals with it.
     fn turn(&mut self) -> io::Result<()> {
-        let streams = self.created.streams.len();
-        let ready = {
+        let (streams, clients, ready) = {
             let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
             let created = &self.created;
             let mut fds: Vec<PollFd<'_>> = vec![readable(created.children.as_fd())];
-            fds.extend(created.streams.iter().map(|s| readable(s.file().as_fd())));
+            if !self.attachers.behind() {
+                fds.extend(created.streams.iter().map(|s| readable(s.file().as_fd())));
+            }
+            let streams = fds.len();
             fds.extend(created.control.fds().map(readable));
-            let deadline = created.streams.iter().filter_map(Stream::deadline).min();
+            let clients = fds.len();
+            self.attachers.watch(&mut fds);
+            let deadlines = created.streams.iter().filter_map(Stream::deadline);
+            let deadline = deadlines.chain(self.attachers.deadline()).min();
             match poll(&mut fds, call::timeout(deadline)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
-            let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-            ready
+            let ready: Vec<PollFlags> = fds.iter().map(attach::events).collect();
+            (streams, clients, ready)
         };
-        let mut ready = ready.into_iter();
-        if ready.next() == Some(true) {
+        let some = |events: &PollFlags| !events.is_empty();
+        let part = |from: usize, to: usize| ready.get(from..to).unwrap_or_default();
+        if part(0, 1).iter().any(some) {
             let init = self.created.init.pid;
             let ended = self.created.children.reap();
             self.created.ended = ended.into_iter().find(|e| e.pid == init);
         }
-        let readable: Vec<bool> = ready.by_ref().take(streams).collect();
+        // First those who may go: their places in the list are those of the poll.
+        self.attachers.serve(part(clients, ready.len()));
+        let readable: Vec<bool> = part(1, streams).iter().map(some).collect();
         self.read_streams(&readable);
-        if ready.any(|r| r) {
+        if part(streams, clients).iter().any(some) {
             self.serve();
         }
         Ok(())
@@ -181,6 +205,7 @@ impl Monitor {
 
     fn read_streams(&mut self, readable: &[bool]) {
         let (output, streams) = (&mut self.output, &mut self.created.streams);
+        let attachers = &mut self.attachers;
         let now = Instant::now();
         let mut flags = readable.iter();
         streams.retain_mut(|stream| {
@@ -190,7 +215,7 @@ impl Monitor {
             if flags.next() != Some(&true) {
                 return true;
             }
-            match stream.read(&mut sink) {
+            match stream.read(|data| attachers.write(channel, data), &mut sink) {
                 Ok(progress) => progress != Progress::End,
                 Err(e) => {
                     eprintln!("read the container's {}: {e}", channel.name());
@@ -205,13 +230,18 @@ impl Monitor {
         if let Some(terminal) = &mut self.created.terminal {
             terminal.peer = None;
         }
-        let output = &mut self.output;
+        let (output, attachers) = (&mut self.output, &mut self.attachers);
         for stream in &mut self.created.streams {
             let channel = stream.channel;
-            if let Err(e) = stream.drain(|pieces| output.write(channel, pieces)) {
+            let tap = |data: &[u8]| {
+                attachers.settle();
+                attachers.write(channel, data);
+            };
+            if let Err(e) = stream.drain(tap, |pieces| output.write(channel, pieces)) {
                 eprintln!("read the rest of the container's {}: {e}", channel.name());
             }
         }
+        attachers.end();
     }
 
     /// Writes the exit record. Nobody else knows the exit code: while there is no room for the record, it is kept
@@ -250,7 +280,9 @@ impl Monitor {
     fn serve(&mut self) {
         let (created, output) = (&mut self.created, &mut self.output);
         let (record, exit, terminal) = (&created.record, &self.exit, &created.terminal);
-        created.control.serve(|request| {
+        let attachers = &mut self.attachers;
+        let full = attachers.full();
+        let attached = created.control.serve(|request| {
             let done = match request {
                 Request::Hello { .. } => Ok(()),
                 Request::Status => {
@@ -260,6 +292,13 @@ impl Monitor {
                     };
                 }
                 Request::ReopenLog => output.log.as_mut().map_or(Ok(()), CriLog::reopen),
+                Request::Attach { .. } if exit.is_some() => {
+                    Err(io::Error::other("the container has ended"))
+                }
+                Request::Attach { .. } if full => {
+                    Err(io::Error::other("too many are attached to the container"))
+                }
+                Request::Attach { .. } => return Answer::Attached,
                 Request::Resize { columns, rows } => match terminal {
                     Some(t) => pty::resize(&t.master, columns, rows),
                     None => Err(io::Error::other("the container has no terminal")),
@@ -272,5 +311,6 @@ impl Monitor {
                 },
             }
         });
+        attached.into_iter().for_each(|new| attachers.add(new));
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::sys::stat::{Mode, umask};
 
+use super::attach::Newcomer;
 use super::protocol::{Answer, LINE_MAX, Request, VERSION};
 
 /// The daemon needs one or two; the rest is turned away rather than remembered.
@@ -46,8 +47,9 @@ impl Control {
         std::iter::once(self.listener.as_fd()).chain(clients)
     }
 
-    /// Takes new clients and answers every whole line that has come.
-    pub fn serve(&mut self, mut answer: impl FnMut(Request) -> Answer) {
+    /// Takes new clients and answers every whole line that has come. Those who were answered that they are attached
+    /// are clients no longer.
+    pub fn serve(&mut self, mut answer: impl FnMut(Request) -> Answer) -> Vec<Newcomer> {
         while let Ok((stream, _)) = self.listener.accept() {
             if self.clients.len() < CLIENTS_MAX && stream.set_nonblocking(true).is_ok() {
                 self.clients.push(Client {
@@ -57,39 +59,78 @@ impl Control {
                 });
             }
         }
-        self.clients.retain_mut(|client| client.serve(&mut answer));
+        let mut attached = Vec::new();
+        for mut client in std::mem::take(&mut self.clients) {
+            match client.serve(&mut answer) {
+                Fate::Stays => self.clients.push(client),
+                Fate::Goes => {}
+                Fate::Attached([stdin, stdout, stderr]) => attached.push(Newcomer {
+                    stream: client.stream,
+                    sent: client.line,
+                    stdin,
+                    stdout,
+                    stderr,
+                }),
+            }
+        }
+        attached
     }
 }
 
+/// What becomes of a client.
+enum Fate {
+    Stays,
+    /// It is done with, or we with it.
+    Goes,
+    /// To stdin, stdout and stderr.
+    Attached([bool; 3]),
+}
+
 impl Client {
-    /// False when this client is done with, or we with it.
-    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Answer) -> bool {
+    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Answer) -> Fate {
         let mut chunk = [0; 512];
         loop {
             let n = match self.stream.read(&mut chunk) {
-                Ok(0) => return false,
+                Ok(0) => return Fate::Goes,
                 Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Fate::Stays,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return false,
+                Err(_) => return Fate::Goes,
             };
             self.line
                 .extend_from_slice(chunk.get(..n).unwrap_or_default());
             while let Some(end) = self.line.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.line.drain(..=end).collect();
-                let answer = self.answer(&line, answer);
+                let mut attached = None;
+                let answer = self.answer(&line, &mut |request| {
+                    let wanted = match &request {
+                        Request::Attach {
+                            stdin,
+                            stdout,
+                            stderr,
+                        } => Some([*stdin, *stdout, *stderr]),
+                        _ => None,
+                    };
+                    let answer = answer(request);
+                    attached = wanted.filter(|_| answer == Answer::Attached);
+                    answer
+                });
                 let Ok(mut text) = serde_json::to_vec(&answer) else {
-                    return false;
+                    return Fate::Goes;
                 };
                 text.push(b'\n');
                 // Answers are smaller than any socket buffer: one that does not fit belongs to a client that
                 // does not read.
                 if self.stream.write_all(&text).is_err() {
-                    return false;
+                    return Fate::Goes;
+                }
+                // What else it has sent is input.
+                if let Some(wanted) = attached {
+                    return Fate::Attached(wanted);
                 }
             }
             if self.line.len() > LINE_MAX {
-                return false;
+                return Fate::Goes;
             }
         }
     }
@@ -122,12 +163,13 @@ mod tests {
 
     fn say(control: &mut Control, stream: &mut UnixStream, text: &str) -> String {
         stream.write_all(text.as_bytes()).unwrap();
-        control.serve(|request| match request {
+        let attached = control.serve(|request| match request {
             Request::ReopenLog => Answer::Done,
             _ => Answer::Refused {
                 message: "other".to_owned(),
             },
         });
+        assert!(attached.is_empty());
         let mut line = String::new();
         io::BufReader::new(stream).read_line(&mut line).unwrap();
         line.trim().to_owned()
@@ -154,6 +196,25 @@ mod tests {
         assert_eq!(control.fds().count(), 2);
         drop(client);
         control.serve(|_| Answer::Done);
+        assert_eq!(control.fds().count(), 1);
+    }
+
+    #[test]
+    fn who_is_attached_is_a_client_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut control, path) = control(&dir);
+        let mut client = UnixStream::connect(&path).unwrap();
+        let hello = "{\"hello\":{\"version\":1}}\n";
+        let attach = "{\"attach\":{\"stdin\":true,\"stdout\":false,\"stderr\":true}}\n\"status\"\n";
+        client
+            .write_all((hello.to_owned() + attach).as_bytes())
+            .unwrap();
+        let attached = control.serve(|_| Answer::Attached);
+        let [new] = attached.as_slice() else {
+            panic!("{} attached", attached.len());
+        };
+        assert_eq!(new.sent, b"\"status\"\n");
+        assert!(new.stdin && !new.stdout && new.stderr);
         assert_eq!(control.fds().count(), 1);
     }
 

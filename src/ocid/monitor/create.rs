@@ -32,8 +32,8 @@ pub struct Created {
     pub init: ProcessId,
     pub streams: Vec<Stream>,
     pub terminal: Option<Terminal>,
-    /// The writing end of the container's input, for whoever attaches.
-    _stdin: Option<OwnedFd>,
+    /// The writing end of the container's input, for whoever attaches; absent on a terminal.
+    pub stdin: Option<OwnedFd>,
     pub oom: OomCounter,
     /// It ended before we looked for the first time.
     pub ended: Option<Ended>,
@@ -168,7 +168,7 @@ pub fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
         init,
         streams,
         terminal,
-        _stdin: stdin,
+        stdin,
         oom: OomCounter::of(init.pid),
         ended: None,
     })
@@ -226,12 +226,15 @@ fn with_printed(error: MonitorError, readers: &[OwnedFd; 2]) -> MonitorError {
         if let Ok(fd) = reader.try_clone()
             && let Ok(mut stream) = Stream::new(Channel::Stderr, fd, false)
         {
-            let read = stream.drain(|pieces| {
-                for piece in pieces {
-                    printed.extend_from_slice(piece.content);
-                    printed.push(b'\n');
-                }
-            });
+            let read = stream.drain(
+                |_| {},
+                |pieces| {
+                    for piece in pieces {
+                        printed.extend_from_slice(piece.content);
+                        printed.push(b'\n');
+                    }
+                },
+            );
             if let Err(e) = read {
                 eprintln!("read what the OCI runtime printed: {e}");
             }

@@ -2,7 +2,7 @@
 //!
 //! It has the OCI runtime create the container, holds its stdio or terminal, writes its log ([`log`], [`stdio`],
 //! [`journal`]), reaps it and records how it ended. It answers the daemon on a socket in the bundle ([`control`]).
-//! A second job of the same process image runs one `exec` ([`exec`]). What both sides say is in [`protocol`];
+//! Other jobs of the same process image run one `exec` ([`exec`], [`session`]). What both sides say is in [`protocol`];
 //! the daemon's side is in [`client`] and in [`crate::ocid::runtime`].
 //!
 //! No thread, no async runtime, hardly any memory: there is one for every container.
@@ -10,6 +10,7 @@
 pub mod client;
 pub mod protocol;
 
+mod attach;
 mod call;
 mod container;
 mod control;
@@ -19,6 +20,7 @@ mod journal;
 mod log;
 mod oom;
 pub(crate) mod record;
+mod session;
 mod stdio;
 
 use std::io::{self, Read, Write};
@@ -97,6 +99,7 @@ fn run() -> Result<(), MonitorError> {
     let result = match job {
         Job::Container(job) => container::run(*job, &mut daemon),
         Job::Exec(job) => exec::run(&job, &mut daemon),
+        Job::Session(job) => session::run(&job, &mut daemon),
     };
     if let Err(e) = &result {
         let message = e.full();
@@ -128,6 +131,7 @@ fn detach(job: &Job) -> io::Result<()> {
     let (name, open_files) = match job {
         Job::Container(job) => (c"ocid-monitor", job.open_files),
         Job::Exec(job) => (c"ocid-exec", job.open_files),
+        Job::Session(job) => (c"ocid-exec", job.open_files),
     };
     nix::sys::prctl::set_name(name)?;
     if let Some(soft) = open_files {

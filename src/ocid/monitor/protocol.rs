@@ -29,6 +29,11 @@ pub const RUNTIME_LOG: &str = "runc.log";
 /// The longest request or answer line, bytes.
 pub const LINE_MAX: usize = 4096;
 
+/// Bytes before each piece of output that goes to an attached client.
+pub const ATTACHED_HEAD: usize = 3;
+/// The channel of the last piece, which is empty: without it the client was let go.
+pub const ATTACHED_END: u8 = 0;
+
 /// How the OCI runtime is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OciRuntime {
@@ -68,6 +73,8 @@ pub enum Job {
     Container(Box<ContainerJob>),
     /// Run one process in a container and report its end.
     Exec(Box<ExecJob>),
+    /// Run one process in a container for a client that watches it.
+    Session(Box<SessionJob>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +131,20 @@ pub struct ExecCgroup {
     pub folder: PathBuf,
     /// What the runtime is told (`exec --cgroup`).
     pub argument: String,
+}
+
+/// The writing end of the process' input, or the master of its terminal, comes before the reply, on a byte of
+/// its own. A hang-up of the start-up socket ends the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionJob {
+    pub runtime: OciRuntime,
+    pub id: String,
+    /// As in [`ExecJob`].
+    pub folder: PathBuf,
+    pub tty: bool,
+    /// Without a terminal: is there input? Else the process reads the end of the file at once.
+    pub stdin: bool,
+    pub open_files: Option<u64>,
 }
 
 /// The one line that a monitor answers on its start-up socket.
@@ -193,6 +214,14 @@ pub enum Request {
         columns: u16,
         rows: u16,
     },
+    /// After the answer this connection carries the container's streams: inward, bytes for its input, until the
+    /// client shuts that half down; outward, pieces of output, each behind a head of [`ATTACHED_HEAD`] bytes: the
+    /// channel (1 stdout, 2 stderr, [`ATTACHED_END`] the container has ended) and the length, high byte first.
+    Attach {
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +236,7 @@ pub enum Answer {
         exit: Option<ExitRecord>,
     },
     Done,
+    Attached,
     Refused {
         message: String,
     },

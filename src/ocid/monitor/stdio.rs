@@ -68,12 +68,19 @@ impl Stream {
         &self.file
     }
 
-    /// Reads once and hands on the lines that this completed.
-    pub fn read(&mut self, sink: impl FnMut(&[Piece<'_>])) -> io::Result<Progress> {
+    /// Reads once and hands on the bytes that came, and the lines that this completed.
+    pub fn read(
+        &mut self,
+        tap: impl FnOnce(&[u8]),
+        sink: impl FnMut(&[Piece<'_>]),
+    ) -> io::Result<Progress> {
         let room = self.cutter.room();
         let progress = match self.file.read(room) {
             Ok(0) => Progress::End,
-            Ok(n) => Progress::Read(n),
+            Ok(n) => {
+                tap(room.get(..n).unwrap_or_default());
+                Progress::Read(n)
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Progress::Nothing,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Progress::Nothing,
             // A terminal without anyone behind it.
@@ -100,14 +107,18 @@ impl Stream {
 
     /// Reads what the container left, after its end: what a pipe holds now, and no more, for another process may
     /// have it open and go on writing.
-    pub fn drain(&mut self, mut sink: impl FnMut(&[Piece<'_>])) -> io::Result<()> {
+    pub fn drain(
+        &mut self,
+        mut tap: impl FnMut(&[u8]),
+        mut sink: impl FnMut(&[Piece<'_>]),
+    ) -> io::Result<()> {
         let mut rest = if self.terminal {
             TERMINAL_REST
         } else {
             fd::readable(&self.file)?
         };
         while rest > 0 {
-            match self.read(&mut sink)? {
+            match self.read(&mut tap, &mut sink)? {
                 Progress::Read(n) => rest = rest.saturating_sub(n),
                 Progress::End => return Ok(()),
                 Progress::Nothing if self.terminal && self.wait(TERMINAL_SILENCE)? => {}
@@ -250,6 +261,8 @@ mod tests {
         }
     }
 
+    fn none(_: &[u8]) {}
+
     fn pipe() -> (Stream, io::PipeWriter) {
         let (reader, writer) = io::pipe().unwrap();
         let stream = Stream::new(Channel::Stdout, reader.into(), false).unwrap();
@@ -263,16 +276,16 @@ mod tests {
         for part in ["a\nb", "c", "\n\nd\n", "end"] {
             writer.write_all(part.as_bytes()).unwrap();
             assert_eq!(
-                stream.read(seen.sink()).unwrap(),
+                stream.read(none, seen.sink()).unwrap(),
                 Progress::Read(part.len())
             );
         }
         assert_eq!(seen.0, ["Fa", "Fbc", "F", "Fd"]);
-        assert_eq!(stream.read(seen.sink()).unwrap(), Progress::Nothing);
+        assert_eq!(stream.read(none, seen.sink()).unwrap(), Progress::Nothing);
         drop(writer);
-        assert_eq!(stream.read(seen.sink()).unwrap(), Progress::End);
+        assert_eq!(stream.read(none, seen.sink()).unwrap(), Progress::End);
         assert_eq!(seen.0.last().unwrap(), "Fend");
-        stream.drain(seen.sink()).unwrap();
+        stream.drain(none, seen.sink()).unwrap();
         assert_eq!(seen.0.len(), 5, "an end is told once");
     }
 
@@ -282,7 +295,7 @@ mod tests {
         let mut seen = Seen::default();
         let line = "x".repeat(LINE_CAP + 5) + "\ny\n";
         writer.write_all(line.as_bytes()).unwrap();
-        while stream.read(seen.sink()).unwrap() != Progress::Nothing {}
+        while stream.read(none, seen.sink()).unwrap() != Progress::Nothing {}
         let shape: Vec<_> = seen.0.iter().map(|s| (&s[..1], s.len() - 1)).collect();
         assert_eq!(shape, [("P", LINE_CAP), ("F", 5), ("F", 1)]);
     }
@@ -293,7 +306,7 @@ mod tests {
         let mut seen = Seen::default();
         let text: String = (0..5000).map(|n| format!("{n}\n")).collect();
         writer.write_all(text.as_bytes()).unwrap();
-        while stream.read(seen.sink()).unwrap() != Progress::Nothing {}
+        while stream.read(none, seen.sink()).unwrap() != Progress::Nothing {}
         let expected: Vec<String> = (0..5000).map(|n| format!("F{n}")).collect();
         assert_eq!(seen.0, expected);
     }
@@ -303,7 +316,7 @@ mod tests {
         let (mut stream, mut writer) = pipe();
         let mut seen = Seen::default();
         writer.write_all(b"name: ").unwrap();
-        stream.read(seen.sink()).unwrap();
+        stream.read(none, seen.sink()).unwrap();
         let due = stream.deadline().unwrap();
         stream.flush(due - Duration::from_millis(1), seen.sink());
         assert!(seen.0.is_empty());
@@ -313,7 +326,7 @@ mod tests {
             (&["Pname: ".to_owned()][..], None)
         );
         drop(writer);
-        stream.read(seen.sink()).unwrap();
+        stream.read(none, seen.sink()).unwrap();
         assert_eq!(seen.0, ["Pname: ", "F"]);
     }
 
@@ -325,7 +338,7 @@ mod tests {
         let full = vec![b'z'; 60_000];
         endless.write_all(&full).unwrap();
         endless.write_all(b"\nlast").unwrap();
-        stream.drain(seen.sink()).unwrap();
+        stream.drain(none, seen.sink()).unwrap();
         assert_eq!(seen.0.last().unwrap(), "Flast");
         let length: usize = seen.0.iter().map(|s| s.len() - 1).sum();
         assert_eq!(length, full.len() + 4);
@@ -338,7 +351,7 @@ mod tests {
         let mut stream = Stream::new(Channel::Stdout, pty.master, true).unwrap();
         let mut seen = Seen::default();
         File::from(pty.slave).write_all(b"bye\n").unwrap();
-        stream.drain(seen.sink()).unwrap();
+        stream.drain(none, seen.sink()).unwrap();
         assert_eq!(seen.0, ["Fbye\r"]);
     }
 }

@@ -1,5 +1,5 @@
 //! The OCI runtime (runc, crun), driven for the daemon: create through a monitor ([`create`]), start, kill,
-//! delete, exec ([`exec`]), how containers ended ([`exits`]) and what of them is left after a restart
+//! delete, exec ([`exec`], [`session`]), how containers ended ([`exits`]) and what of them is left after a restart
 //! ([`adopt`]).
 
 pub mod adopt;
@@ -7,6 +7,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 pub mod exits;
+pub mod session;
 
 use std::io;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use self::create::{CreateRequest, Created, JournalTags};
 pub use self::error::RuntimeError;
 pub use self::exec::{ContainerCgroup, ExecOutput, ExecRequest};
 pub use self::exits::ExitWatch;
+pub use self::session::{Session, SessionRequest};
 pub use crate::ocid::monitor::protocol::ExitRecord;
 
 /// How long the runtime may take for anything but `create` and `exec`.
