@@ -5,6 +5,7 @@
 //! A key that we do not honour is named in [`Loaded::ignored`], never dropped in silence.
 
 mod report;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -52,6 +53,18 @@ pub struct Crio {
 pub struct Api {
     /// The unix socket that serves the CRI.
     pub listen: PathBuf,
+    /// Where exec, attach and port-forward are served; empty: loopback.
+    pub stream_address: String,
+    /// 0: any free port.
+    pub stream_port: String,
+    pub stream_enable_tls: bool,
+    /// PEM: our certificate with its chain, and its key.
+    pub stream_tls_cert: PathBuf,
+    pub stream_tls_key: PathBuf,
+    /// PEM: the authorities that clients' certificates must come from; empty: clients need none.
+    pub stream_tls_ca: PathBuf,
+    /// A stream on which nothing moves for this long is closed (`4h`, `90s`, `1h30m`); empty: four hours.
+    pub stream_idle_timeout: String,
 }
 
 /// `[crio.runtime]`
@@ -186,6 +199,13 @@ impl Default for Api {
     fn default() -> Self {
         Self {
             listen: DEFAULT_SOCKET.into(),
+            stream_address: "127.0.0.1".to_owned(),
+            stream_port: "0".to_owned(),
+            stream_enable_tls: false,
+            stream_tls_cert: PathBuf::new(),
+            stream_tls_key: PathBuf::new(),
+            stream_tls_ca: PathBuf::new(),
+            stream_idle_timeout: String::new(),
         }
     }
 }
@@ -382,6 +402,8 @@ impl Config {
                 return Err(ConfigError::Value { key, problem });
             }
         }
+        self.crio.api.stream_socket()?;
+        self.crio.api.idle_timeout()?;
         let runtime = &self.crio.runtime;
         if !runtime.runtimes.is_empty() && !runtime.runtimes.contains_key(&runtime.default_runtime)
         {

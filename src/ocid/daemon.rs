@@ -25,6 +25,7 @@ use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
+use super::streaming::Streaming;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 use crate::host::idmap;
 
@@ -41,6 +42,7 @@ pub struct Daemon {
     pub names: Names,
     pub cgroups: Cgroups,
     pub joined: Joined,
+    pub streaming: Streaming,
     pub events: Events,
     pub metrics: Metrics,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
@@ -153,6 +155,7 @@ impl Daemon {
             containers: Table::new("container"),
             names: Names::default(),
             joined: Joined::default(),
+            streaming: Streaming::default(),
             events: Events::default(),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),

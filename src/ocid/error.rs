@@ -12,6 +12,7 @@ use super::network::NetworkError;
 use super::pause::PauseError;
 use super::runtime::RuntimeError;
 use super::storage::StorageError;
+use super::streaming::tokens::TokenError;
 use crate::host::cgroup::ParentError;
 
 /// Shared by everyone who joined the same operation, hence cheap to clone.
@@ -59,6 +60,10 @@ pub enum Error {
     CgroupParent(#[from] ParentError),
     #[error(transparent)]
     Monitor(#[from] ClientError),
+    #[error("{problem}")]
+    Forward { problem: String },
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A task of ours ended without an answer: a bug, told apart from what users can cause.
     #[error("internal error: {0}")]
     Internal(String),

@@ -25,6 +25,7 @@ use super::failpoint;
 use super::metrics;
 use super::rpc::Service;
 use super::state::restore;
+use super::streaming::server::{self as streaming, StreamingError};
 use super::watchdog;
 use crate::cri::v1::image_service_server::ImageServiceServer;
 use crate::cri::v1::runtime_service_server::RuntimeServiceServer;
@@ -71,6 +72,8 @@ pub enum ServerError {
     Prepare(#[source] Arc<Error>),
     #[error("start the async runtime")]
     Runtime(#[source] io::Error),
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
     #[error("write the settings as TOML")]
     Report(#[source] toml::ser::Error),
     #[error("write to standard output")]
@@ -84,6 +87,10 @@ impl ServerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config(error) => error.hint(),
+            Self::Streaming(StreamingError::Listen { address, .. }) => Some(format!(
+                "see who has it with `ss -ltnp sport = :{}`; `stream_port = \"0\"` takes any free port",
+                address.port()
+            )),
             Self::Locked(root) => Some(format!(
                 "see who with `fuser -v {}`",
                 root.join("lock").display()
@@ -242,6 +249,8 @@ async fn serve(
     restore::restore(&daemon)
         .await
         .map_err(ServerError::Prepare)?;
+
+    streaming::start(&daemon).await?;
 
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;

@@ -94,7 +94,7 @@ pub const SPEC_CAP: u64 = 16 << 20;
 const FREEZER: &str = "freezer";
 
 /// The process of the container's specification: whom, where and with what rights a command runs.
-fn process(bundle: &Path) -> std::result::Result<Process, Error> {
+pub fn process(bundle: &Path) -> std::result::Result<Process, Error> {
     #[derive(Deserialize)]
     struct Spec {
         process: Process,

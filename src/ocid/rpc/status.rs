@@ -61,6 +61,8 @@ fn status(error: &Arc<Error>) -> Status {
         },
         Error::Monitor(_) => Code::Unavailable,
         Error::CgroupParent(_) => Code::InvalidArgument,
+        Error::Forward { .. } => Code::Unavailable,
+        Error::Token(_) => Code::ResourceExhausted,
         Error::Internal(_) => Code::Internal,
     };
     Status::new(code, chain(error))
@@ -99,7 +101,7 @@ fn storage(error: &StorageError) -> Code {
 }
 
 /// The error with its causes, outermost first.
-fn chain(error: &Error) -> String {
+pub fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,12 +1,15 @@
 //! `runtime.v1.RuntimeService`.
 
+mod attach;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod get_container_events;
 mod list_containers;
 mod list_pod_sandbox;
 mod pod_sandbox_status;
+mod port_forward;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
@@ -52,6 +55,9 @@ serve! {
         reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse
             = reopen_container_log::reopen_container_log;
         exec_sync(ExecSyncRequest) -> ExecSyncResponse = exec_sync::exec_sync;
+        exec(ExecRequest) -> ExecResponse = exec::exec;
+        attach(AttachRequest) -> AttachResponse = attach::attach;
+        port_forward(PortForwardRequest) -> PortForwardResponse = port_forward::port_forward;
         update_container_resources(UpdateContainerResourcesRequest)
             -> UpdateContainerResourcesResponse
             = update_container_resources::update_container_resources;
@@ -68,9 +74,6 @@ serve! {
             = list_containers::stream_containers;
 
         @unimplemented
-        exec(ExecRequest) -> ExecResponse;
-        attach(AttachRequest) -> AttachResponse;
-        port_forward(PortForwardRequest) -> PortForwardResponse;
         container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
