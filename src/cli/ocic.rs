@@ -6,6 +6,7 @@ mod image;
 mod pod;
 mod resolve;
 mod show;
+mod stream;
 
 use std::ffi::OsString;
 use std::io;
@@ -23,6 +24,7 @@ use crate::ocic::client::{Client, ClientError};
 use crate::ocic::config::ConfigError;
 use crate::ocic::json::{self, Subject};
 use crate::ocic::logs::LogError;
+use crate::ocic::stream::StreamError;
 
 use args::{Many, Ocic, Verb};
 use resolve::{Kind, resolve};
@@ -49,6 +51,12 @@ enum Failure {
     Pull { image: String, source: ClientError },
     #[error("show the log `{}`", .path.display())]
     Log { path: PathBuf, source: LogError },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("take over the terminal")]
+    Terminal(#[source] io::Error),
+    #[error("listen for connections to forward")]
+    Listen(#[source] io::Error),
     #[error("write to stdout")]
     Output(#[source] io::Error),
     #[error("start the client")]
@@ -126,6 +134,9 @@ async fn perform(cli: &Ocic, output: &Output) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Pod(verb) => pod::run(&session, verb).await?,
         Verb::Ctr(verb) => return ctr::run(&session, verb).await,
+        Verb::Exec(args) => return stream::exec(&session, args).await,
+        Verb::Attach(args) => return stream::attach(&session, args).await,
+        Verb::PortForward(args) => return stream::forward(&session, args).await,
         Verb::Image(verb) => image::run(&session, verb).await?,
         Verb::Runtimeversion => {
             let answer = session.client().await?.version().await?;

@@ -21,16 +21,16 @@ use tonic::{Response, Status};
 use crate::cri::v1::image_service_client::ImageServiceClient;
 use crate::cri::v1::runtime_service_client::RuntimeServiceClient;
 use crate::cri::v1::{
-    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusRequest,
-    ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, Image,
-    ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec, ImageStatusRequest,
-    ImageStatusResponse, LinuxContainerResources, ListContainersRequest, ListImagesRequest,
-    ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, PullImageRequest, RemoveContainerRequest, RemoveImageRequest,
-    RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfigRequest,
-    RuntimeConfigResponse, StartContainerRequest, StatusRequest, StatusResponse,
-    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest,
-    VersionResponse,
+    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusRequest,
+    ContainerStatusResponse, CreateContainerRequest, ExecRequest, ExecSyncRequest,
+    ExecSyncResponse, Image, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    ImageStatusRequest, ImageStatusResponse, LinuxContainerResources, ListContainersRequest,
+    ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter,
+    PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest, PullImageRequest,
+    RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
+    RunPodSandboxRequest, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
+    StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest, VersionRequest, VersionResponse,
 };
 
 pub use error::ClientError;
@@ -281,6 +281,28 @@ impl Client {
         let limit = timeout.map(|t| self.limit.saturating_add(t));
         let mut to = self.runtime();
         within("ExecSync", limit, to.exec_sync(request)).await
+    }
+
+    /// Returns the URL at which the command is run, once.
+    pub async fn exec(&self, request: ExecRequest) -> Answer<String> {
+        let mut to = self.runtime();
+        let answer = within("Exec", Some(self.limit), to.exec(request)).await?;
+        filled("Exec", "url", answer.url)
+    }
+
+    /// Returns the URL at which the container's streams are.
+    pub async fn attach(&self, request: AttachRequest) -> Answer<String> {
+        let mut to = self.runtime();
+        let answer = within("Attach", Some(self.limit), to.attach(request)).await?;
+        filled("Attach", "url", answer.url)
+    }
+
+    /// Returns the URL at which connections into the pod are made.
+    pub async fn port_forward(&self, request: PortForwardRequest) -> Answer<String> {
+        let mut to = self.runtime();
+        let call = to.port_forward(request);
+        let answer = within("PortForward", Some(self.limit), call).await?;
+        filled("PortForward", "url", answer.url)
     }
 
     /// Returns the image's reference as the daemon keeps it. Has no time limit.

@@ -57,6 +57,17 @@ pub enum Verb {
     /// Images in the local store
     #[command(subcommand, visible_alias = "images")]
     Image(ImageVerb),
+    /// Runs a command in a container with our own streams, and ends with its exit code
+    ///
+    /// When this client goes away, the command is killed.
+    Exec(ExecArgs),
+    /// Shows what a container writes from now on, and with `-i` writes to its input
+    ///
+    /// Going away leaves the container as it is.
+    Attach(AttachArgs),
+    /// Forwards connections to ports of this machine's loopback into a pod
+    #[command(name = "port-forward", visible_alias = "portforward")]
+    PortForward(ForwardArgs),
     /// The daemon's name, version and API version
     #[command(visible_alias = "version")]
     Runtimeversion,
@@ -231,6 +242,55 @@ pub enum ImageVerb {
     Remove(Many),
 }
 
+/// Which streams.
+#[derive(Debug, Args)]
+pub struct StreamArgs {
+    /// Pass our input on
+    #[arg(long, short)]
+    pub interactive: bool,
+    /// On a terminal, as large as ours
+    #[arg(long, short)]
+    pub tty: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    #[command(flatten)]
+    pub streams: StreamArgs,
+    /// The container's id, or the start of it that no other has
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    #[command(flatten)]
+    pub streams: StreamArgs,
+    /// The container's id, or the start of it that no other has
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ForwardArgs {
+    /// The pod's id, or the start of it that no other has
+    #[arg(value_name = "ID")]
+    pub pod: String,
+    /// `8080:80`: our port and the pod's; `80`: the same for both; `:80`: any free one of ours
+    #[arg(value_name = "PORTS", required = true, value_parser = mapping)]
+    pub ports: Vec<Mapping>,
+}
+
+/// A port of ours (0: any) for one of a pod's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapping {
+    pub local: u16,
+    pub remote: u16,
+}
+
 /// One object, named by `--id ID` or just `ID`.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -325,6 +385,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// A year of seconds: longer is a slip, and would overflow timers.
 const LONGEST: u64 = 366 * 86_400;
 
+fn mapping(text: &str) -> Result<Mapping, String> {
+    let (local, remote) = text.split_once(':').unwrap_or((text, text));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let local = if local.is_empty() {
+        Some(0)
+    } else {
+        port(local)
+    };
+    match (local, port(remote)) {
+        (Some(local), Some(remote)) => Ok(Mapping { local, remote }),
+        _ => Err("not of the form 8080:80, 80 or :80".to_owned()),
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -355,6 +429,10 @@ mod tests {
             "ocic ctr execsync --id a ls -l /",
             "ocic ctr execsync --id a -- sh -c true",
             "ocic ctr stop --id a --timeout 5",
+            "ocic exec -it 0123 sh -l",
+            "ocic exec 0123 -- ls -l",
+            "ocic attach -i 0123",
+            "ocic port-forward 0123 8080:80 :443 6379",
         ] {
             Ocic::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -365,6 +443,9 @@ mod tests {
             "ocic pod status --id a b",
             "ocic ctr execsync --id a",
             "ocic pod list --label x",
+            "ocic exec 0123",
+            "ocic port-forward 0123",
+            "ocic port-forward 0123 80:0",
             "ocic --socket tcp://127.0.0.1:1 info",
         ] {
             let error = Ocic::try_parse_from(line.split(' ')).err();
