@@ -35,3 +35,8 @@ mod pods;
 mod pods_users;
 mod second_stack;
 mod smoke;
+mod streaming_attach;
+mod streaming_exec;
+mod streaming_forward;
+mod streaming_ocic;
+mod streams;
