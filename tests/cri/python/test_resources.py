@@ -143,6 +143,7 @@ class RuntimeConfig(Suite):
 class Devices(Suite):
     """Devices by CDI name."""
 
+    @pending("devices by CDI")
     def test_one_that_nobody_describes_is_refused_by_name(self):
         pod = self.pod()
         codes = [StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.UNKNOWN, StatusCode.FAILED_PRECONDITION]
