@@ -19,6 +19,7 @@ use super::events::Events;
 use super::field::FieldError;
 use super::image::{ImageOptions, ImageStore};
 use super::network::Network;
+use super::network::subnets::Subnets;
 use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
@@ -31,6 +32,7 @@ pub struct Daemon {
     pub config: Config,
     pub images: ImageStore,
     pub network: Network,
+    pub subnets: Subnets,
     pub handlers: BTreeMap<String, Handler>,
     pub defaults: Defaults,
     pub default_sysctls: Vec<(String, String)>,
@@ -142,6 +144,7 @@ impl Daemon {
             images,
             network: Network::new(&crio.network.network_dir, crio.network.plugin_dirs.clone())
                 .with_default_network(crio.network.cni_default_network.clone()),
+            subnets: Subnets::open(&crio.root),
             handlers,
             defaults: defaults(&crio.runtime)?,
             default_sysctls: pairs(&crio.runtime.default_sysctls),

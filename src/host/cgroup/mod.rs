@@ -149,6 +149,23 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Gives a pod's cgroup new limits where it is of our making; else whoever made it limits it. What
+    /// is `None` stays. Blocks.
+    pub fn update(&self, pod: &PodCgroup, limits: &Limits) -> io::Result<()> {
+        // It stays while we write.
+        let _holders = self.holders();
+        if pod.driver() == Driver::Systemd {
+            return Ok(());
+        }
+        for hierarchy in &self.hierarchies {
+            let folder = below(hierarchy, pod.path());
+            if is_marked(&folder) {
+                limits.apply(self.version, &hierarchy.controllers, &folder)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that pod `id` uses this cgroup and makes nothing: for pods read back at start.
     pub fn hold(&self, id: &str, pod: &PodCgroup) {
         self.holders().insert(id.to_owned(), pod.path().to_owned());

@@ -17,6 +17,8 @@ mod status;
 mod stop_container;
 mod stop_pod_sandbox;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
+mod update_runtime_config;
 mod version;
 
 use super::serve;
@@ -55,6 +57,11 @@ serve! {
         update_container_resources(UpdateContainerResourcesRequest)
             -> UpdateContainerResourcesResponse
             = update_container_resources::update_container_resources;
+        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
+            -> UpdatePodSandboxResourcesResponse
+            = update_pod_sandbox_resources::update_pod_sandbox_resources;
+        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse
+            = update_runtime_config::update_runtime_config;
 
         @stream
         get_container_events(GetEventsRequest)
@@ -75,12 +82,9 @@ serve! {
         list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
         list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
-        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
         checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
-            -> UpdatePodSandboxResourcesResponse;
 
         @unimplemented stream
         stream_container_stats(StreamContainerStatsRequest)
