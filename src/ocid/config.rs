@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::duration;
+use super::image::ShortNames;
 use crate::host::fs::read_capped;
 
 /// Where the daemon looks when it is told nothing.
@@ -96,8 +99,14 @@ pub struct Image {
     pub insecure_registries: Vec<String>,
     /// Credentials in the form of docker's config.json.
     pub global_auth_file: PathBuf,
-    /// containers-policy.json(5); empty: `/etc/containers/policy.json` if it is there.
+    /// containers-policy.json(5), which then must be there; empty: `/etc/containers/policy.json` if it is
+    /// there.
     pub signature_policy: PathBuf,
+    /// A pull that receives nothing for so long is given up; 0: none is.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub pull_progress_timeout: Duration,
+    /// Absent: what registries.conf says.
+    pub short_name_mode: Option<ShortNames>,
     /// Images that garbage collection must not take.
     pub pinned_images: Vec<String>,
 }

@@ -44,7 +44,7 @@ pub struct Daemon {
     pub events: Events,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
-    /// Mutating operations; each outlives the call that began it.
+    /// Calls, and mutating operations, each of which outlives the call that began it.
     pub tasks: TaskTracker,
 }
 
@@ -246,15 +246,16 @@ fn image_options(image: &config::Image) -> ImageOptions {
     let mut options = ImageOptions {
         insecure_registries: image.insecure_registries.clone(),
         pinned_images: image.pinned_images.clone(),
+        short_names: image.short_name_mode,
+        progress_timeout: Some(image.pull_progress_timeout).filter(|limit| !limit.is_zero()),
         ..ImageOptions::default()
     };
-    for (setting, path) in [
-        (&mut options.auth_file, &image.global_auth_file),
-        (&mut options.policy, &image.signature_policy),
-    ] {
-        if !path.as_os_str().is_empty() {
-            *setting = path.clone();
-        }
+    if !image.global_auth_file.as_os_str().is_empty() {
+        options.auth_files = vec![image.global_auth_file.clone()];
+    }
+    if !image.signature_policy.as_os_str().is_empty() {
+        options.policy.clone_from(&image.signature_policy);
+        options.policy_required = true;
     }
     options
 }

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod container;
 pub mod daemon;
+pub mod duration;
 pub mod error;
 pub mod events;
 pub mod failpoint;

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::process::Child;
 
 use crate::host::process::{self, PidFd, ProcessId};
 use crate::host::{fd, spawn};
@@ -57,6 +58,33 @@ pub struct PauseRequest {
     /// `cgroup.procs` files of the cgroups to join, one per hierarchy; empty stays in the daemon's.
     #[serde(default)]
     pub cgroup_procs: Vec<PathBuf>,
+    /// It ends unless it is told that somebody knows of it: a daemon that dies in between leaves none.
+    #[serde(default)]
+    pub confirmed: bool,
+}
+
+/// A pause process that ends with this value, unless it is kept.
+#[derive(Debug)]
+pub struct Started {
+    pub id: ProcessId,
+    socket: UnixStream,
+    child: Child,
+}
+
+impl Started {
+    /// Lets it stay, now that a record names it.
+    pub async fn keep(mut self) -> Result<(), PauseError> {
+        let kept = async {
+            self.socket.write_all(b"+").await?;
+            self.child.wait().await
+        };
+        let failed = |message: String| PauseError::Failed { message };
+        match kept.await {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(failed(format!("its starter ended with {status}"))),
+            Err(e) => Err(failed(e.to_string())),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,25 +96,32 @@ enum Answer {
 
 /// Starts a pause process and answers once it has given up its privileges. Its PID namespace is
 /// `/proc/PID/ns/pid`. Needs an async runtime; while that lives, the process is reaped when it ends.
-pub async fn spawn(exe: &Path, request: &PauseRequest) -> Result<ProcessId, PauseError> {
-    match tokio::time::timeout(LIMIT, start(exe, request)).await {
-        Ok(answer) => match answer.map_err(|source| PauseError::Spawn {
-            exe: exe.to_owned(),
-            source,
-        })? {
-            Answer::Started(id) => {
-                if let Ok(fd) = id.open() {
-                    tokio::spawn(async move { fd.exited().await.map(|()| fd.reap()) });
+pub async fn spawn(exe: &Path, request: &PauseRequest) -> Result<Started, PauseError> {
+    let request = PauseRequest {
+        confirmed: true,
+        ..request.clone()
+    };
+    match tokio::time::timeout(LIMIT, start(exe, &request)).await {
+        Ok(answer) => {
+            let (answer, socket, child) = answer.map_err(|source| PauseError::Spawn {
+                exe: exe.to_owned(),
+                source,
+            })?;
+            match answer {
+                Answer::Started(id) => {
+                    if let Ok(fd) = id.open() {
+                        tokio::spawn(async move { fd.exited().await.map(|()| fd.reap()) });
+                    }
+                    Ok(Started { id, socket, child })
                 }
-                Ok(id)
+                Answer::Failed(message) => Err(PauseError::Failed { message }),
             }
-            Answer::Failed(message) => Err(PauseError::Failed { message }),
-        },
+        }
         Err(_) => Err(PauseError::TimedOut),
     }
 }
 
-async fn start(exe: &Path, request: &PauseRequest) -> io::Result<Answer> {
+async fn start(exe: &Path, request: &PauseRequest) -> io::Result<(Answer, UnixStream, Child)> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut socket = UnixStream::from_std(ours)?;
@@ -96,17 +131,17 @@ async fn start(exe: &Path, request: &PauseRequest) -> io::Result<Answer> {
     text.push(b'\n');
     let mut line = Vec::new();
     // One that dies before it has read all of it says so by the missing answer.
-    if socket.write_all(&text).await.is_ok() && socket.shutdown().await.is_ok() {
-        (&mut socket)
-            .take(DOCUMENT_MAX)
-            .read_to_end(&mut line)
-            .await?;
+    if socket.write_all(&text).await.is_ok() {
+        let mut limited = BufReader::new((&mut socket).take(DOCUMENT_MAX));
+        limited.read_until(b'\n', &mut line).await?;
     }
-    let status = child.wait().await?;
-    if line.is_empty() {
-        return Ok(Answer::Failed(format!("it ended with {status}")));
-    }
-    Ok(serde_json::from_slice(&line)?)
+    let answer = if line.is_empty() {
+        let status = child.wait().await?;
+        Answer::Failed(format!("it ended with {status}"))
+    } else {
+        serde_json::from_slice(&line)?
+    };
+    Ok((answer, socket, child))
 }
 
 /// Ends a pause process, and with it everything in its PID namespace, and waits for that.
@@ -150,13 +185,30 @@ fn run() -> io::Result<()> {
     fd::close_inherited()?;
     let mut socket = StdUnixStream::from(fd::take_stdin()?);
     let mut text = Vec::new();
-    (&socket).take(DOCUMENT_MAX).read_to_end(&mut text)?;
+    io::BufReader::new((&socket).take(DOCUMENT_MAX)).read_until(b'\n', &mut text)?;
     let request: PauseRequest = serde_json::from_slice(&text)?;
-    let answer = match fork(&request) {
-        Ok(id) => Answer::Started(id),
-        Err(e) => Answer::Failed(e.to_string()),
+    let (answer, id) = match fork(&request) {
+        Ok(id) => (Answer::Started(id), Some(id)),
+        Err(e) => (Answer::Failed(e.to_string()), None),
     };
-    socket.write_all(&serde_json::to_vec(&answer)?)
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    let mut confirm = || {
+        socket.write_all(&line)?;
+        match request.confirmed {
+            true => socket.read_exact(&mut [0]),
+            false => Ok(()),
+        }
+    };
+    let (confirmed, Some(id)) = (confirm(), id) else {
+        return Ok(());
+    };
+    confirmed.or_else(
+        |_| match id.open().and_then(|fd| fd.kill(Signal::SIGKILL)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Err(io::Error::other("nobody wants it")),
+        },
+    )
 }
 
 /// Joins the namespaces, starts process 1 of a new PID namespace and waits until it has settled. It becomes a

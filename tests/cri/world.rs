@@ -136,9 +136,19 @@ impl World {
         self.daemon.take().context("no daemon")?.end(signal)
     }
 
+    /// Waits until the daemon has ended by itself.
+    pub fn await_daemon(&mut self) -> Result<()> {
+        self.daemon.take().context("no daemon")?.wait()
+    }
+
     /// Starts the daemon after [`World::end_daemon`], and connects anew.
     pub async fn start_daemon(&mut self) -> Result<()> {
-        self.daemon = Some(Daemon::start(&self.machine)?);
+        self.start_daemon_with(&[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn start_daemon_with(&mut self, env: &[(&str, &str)]) -> Result<()> {
+        self.daemon = Some(Daemon::start_with(&self.machine, env)?);
         self.client = connect(&self.machine).await?;
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::record::{Image, Record};
 use super::reference::{Named, Reference, is_id};
 use super::registries::Registries;
 use crate::host::fs::sync_dir;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
 use crate::ocid::storage::{FsUsage, StorageError, Users, failed};
@@ -127,6 +128,7 @@ impl ImageStore {
     /// unknown one is no error. Layers that neither an image nor a container needs go as well.
     /// Blocks for as long as deleting their files takes.
     pub fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
+        let reach = |point| failpoint::reach(point).map_err(failed("go on in", &self.0.root));
         let unused = {
             let _writes = self.0.writes();
             let found = self.0.find(&self.0.index(), name_or_id);
@@ -147,13 +149,16 @@ impl ImageStore {
             };
             if gone {
                 self.0.delete_record(&image.id)?;
+                reach(Point::RemoveImageForgotten)?;
             } else {
                 self.0.rename_record(image)?;
+                reach(Point::RemoveImageRenamed)?;
             }
             self.0.withdraw_unused()?
         };
+        reach(Point::RemoveImageWithdrawn)?;
         unused.delete();
-        Ok(())
+        Ok(reach(Point::RemoveImageGone)?)
     }
 
     /// What the layers take on disk.
@@ -339,12 +344,7 @@ impl Inner {
     }
 
     pub fn registries(&self) -> Result<Registries, ImageError> {
-        let options = &self.options;
-        Registries::load(
-            &options.registries_conf,
-            &options.registries_conf_dir,
-            &options.insecure_registries,
-        )
+        Registries::load(&self.options)
     }
 
     /// The record of an image that is here, as the base of a new one.
@@ -385,6 +385,7 @@ impl Inner {
                 problem,
             })?;
         write_record(&path, &record)?;
+        failpoint::reach(Point::PullRecorded).map_err(failed("go on in", &self.root))?;
         let image = Arc::new(image);
         let losers: Vec<Arc<Image>> = {
             let mut index = self.index();
@@ -398,6 +399,7 @@ impl Inner {
             loser.repo_tags.retain(|t| Some(t) != tag.as_ref());
             self.rename_record(loser)?;
         }
+        failpoint::reach(Point::PullCommitted).map_err(failed("go on in", &self.root))?;
         Ok(image)
     }
 

@@ -19,6 +19,7 @@ use super::record;
 use super::stdio::{Channel, Stream};
 use crate::host::process::{self, ProcessId};
 use crate::host::pty;
+use crate::ocid::failpoint::{self, Point};
 
 /// The limit of the clean-up after a failed `create`.
 const DELETE_LIMIT: Duration = Duration::from_secs(30);
@@ -122,6 +123,7 @@ pub fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
     let mut early = Vec::new();
     let outcome = call_create(job, &children, theirs, &mut early);
     let attempt = outcome.and_then(|()| {
+        failpoint::reach(Point::MonitorCreated).map_err(prepare("go on"))?;
         let no_process = |source| MonitorError::Prepare {
             what: "find the container's first process",
             source,
@@ -140,6 +142,7 @@ pub fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
         };
         record.init = Some(init);
         record::write(Path::new(RECORD), &record).map_err(prepare("write `monitor.json`"))?;
+        failpoint::reach(Point::MonitorRecorded).map_err(prepare("go on"))?;
         Ok((init, terminal))
     });
     let made = attempt.and_then(|(init, terminal)| {

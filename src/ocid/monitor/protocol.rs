@@ -89,6 +89,9 @@ pub struct ContainerJob {
     pub open_files: Option<u64>,
     /// The runtime is killed when `create` takes longer, milliseconds.
     pub create_limit_ms: u64,
+    /// See [`crate::ocid::failpoint`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failpoint: Option<String>,
     /// User and group that the container's ends of its pipes are given to; else they stay ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<(u32, u32)>,

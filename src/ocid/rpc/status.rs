@@ -81,6 +81,7 @@ fn io(kind: ErrorKind) -> Code {
 fn image(error: &ImageError) -> Code {
     match error {
         ImageError::Reference(_) => Code::InvalidArgument,
+        ImageError::Everywhere { error, .. } => image(error),
         ImageError::NotFound { .. } => Code::NotFound,
         ImageError::Unauthenticated { .. } => Code::Unauthenticated,
         ImageError::Denied { .. } | ImageError::Forbidden { .. } => Code::PermissionDenied,

@@ -20,6 +20,7 @@ use crate::ocid::container::spec::check_sandbox;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::pause::{self, PauseRequest};
 use crate::ocid::state::record::{Phase, Record, SandboxRecord};
 
@@ -47,7 +48,9 @@ async fn make(
     check_sandbox(&config, &facts).map_err(Error::from)?;
     let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
     let id = new_id()?;
-    daemon.names.take("pod", name, &id)?;
+    if let Err(taken) = daemon.names.take("pod", name, &id) {
+        return found_again(daemon, &config, taken);
+    }
     let record = SandboxRecord::new(id.clone(), config, handler, now_ns());
     let sandbox = Arc::new(Sandbox::new(daemon.sandbox_folder(&id), record));
     match build(daemon, &sandbox, cgroup).await {
@@ -68,24 +71,43 @@ async fn make(
     }
 }
 
+/// The pod that has the name already, where it is the one that a repeat of a call cut off by our own end asks
+/// for.
+fn found_again(daemon: &Daemon, config: &SandboxConfig, taken: Arc<Error>) -> Result<String> {
+    if let Error::Exists { id, .. } = &*taken
+        && let Some(sandbox) = daemon.sandboxes.get(id)
+        && sandbox.now().phase == Phase::Created
+        && sandbox.now().config == *config
+        && daemon.joined.take_offer(id)
+    {
+        return Ok(id.clone());
+    }
+    Err(taken)
+}
+
 async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) -> Result<()> {
+    failpoint::pass(Point::PodReserved).await?;
     let record = sandbox.now();
     let run = daemon.sandbox_run(&record.id);
     make_folder(sandbox.folder())?;
     record
         .save(sandbox.folder(), false)
         .map_err(Error::io("write the record in", sandbox.folder()))?;
+    failpoint::pass(Point::PodRecorded).await?;
     make_folder(&run)?;
     let owner = owner(&record);
 
     let hostname = record.config.hostname_or(&record.id, &machine_name());
     pin(daemon, &record, &hostname).await?;
+    failpoint::pass(Point::PodPinned).await?;
     let network = async {
         if !record.config.has_own_network() {
             return Ok(None);
         }
         let attached = daemon.network.add(&record.pod_network(daemon)).await;
-        Ok::<_, Arc<Error>>(Some(attached.map_err(Error::from)?))
+        let attached = attached.map_err(Error::from)?;
+        failpoint::pass(Point::PodAttached).await?;
+        Ok::<_, Arc<Error>>(Some(attached))
     };
     let local = async {
         let own_shm = record.config.namespaces.ipc == NamespaceMode::Pod;
@@ -103,6 +125,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
             made.map_err(Error::io("make the cgroup", cgroup.path()))
         })
         .await?;
+        failpoint::pass(Point::PodCgroup).await?;
         start_pause(daemon, sandbox).await
     };
     // The plugins take most of the time; everything that does not need an address runs beside them.
@@ -116,8 +139,11 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
     files
         .write(&record.config, &hostname, sandbox.now().ips(), owner)
         .map_err(Error::io("write the pod's files in", &run))?;
+    failpoint::pass(Point::PodFiles).await?;
     sandbox.change(|r| r.phase = Phase::Created)?;
-    sandbox.commit().await
+    failpoint::pass(Point::PodCreated).await?;
+    sandbox.commit().await?;
+    Ok(failpoint::pass(Point::PodCommitted).await?)
 }
 
 async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Result<()> {
@@ -195,10 +221,13 @@ async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()>
         nobody: record.config.namespaces.userns.as_ref().and_then(nobody),
         // It stays in the daemon's: on version 2 a pod's cgroup holds cgroups, no processes.
         cgroup_procs: Vec::new(),
+        ..PauseRequest::default()
     };
     let exe = daemon.runtime(&record.runtime_handler)?.exe();
-    let process = pause::spawn(exe, &request).await.map_err(Error::from)?;
-    sandbox.change(|r| r.pause = Some(process))?;
+    let pause = pause::spawn(exe, &request).await.map_err(Error::from)?;
+    failpoint::pass(Point::PodPaused).await?;
+    sandbox.change(|r| r.pause = Some(pause.id))?;
+    pause.keep().await.map_err(Error::from)?;
     Ok(())
 }
 
