@@ -18,6 +18,7 @@ use super::error::{Error, Result};
 use super::events::Events;
 use super::field::FieldError;
 use super::image::{ImageOptions, ImageStore};
+use super::metrics::Metrics;
 use super::network::Network;
 use super::network::subnets::Subnets;
 use super::runtime::Runtime;
@@ -42,6 +43,7 @@ pub struct Daemon {
     pub cgroups: Cgroups,
     pub joined: Joined,
     pub events: Events,
+    pub metrics: Metrics,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
     /// Calls, and mutating operations, each of which outlives the call that began it.
@@ -154,6 +156,7 @@ impl Daemon {
             names: Names::default(),
             joined: Joined::default(),
             events: Events::default(),
+            metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serializer, de};
 
 /// Parses a duration; none of Go's negative ones makes sense in a configuration.
 pub fn parse(text: &str) -> Option<Duration> {
@@ -33,7 +33,7 @@ pub fn parse(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// For `#[serde(deserialize_with)]`.
+/// For `#[serde(with)]`.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let wrong = || {
@@ -42,6 +42,15 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
         ))
     };
     parse(&text).ok_or_else(wrong)
+}
+
+/// For `#[serde(with)]`; reads back as the same.
+pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = match (duration.as_secs(), duration.subsec_nanos()) {
+        (seconds, 0) => format!("{seconds}s"),
+        (seconds, nanoseconds) => format!("{seconds}s{nanoseconds}ns"),
+    };
+    serializer.serialize_str(&text)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod exec;
 mod failpoints;
 mod images;
 mod logs;
+mod operation;
 mod pods;
 mod pods_cgroups;
 mod pods_namespaces;

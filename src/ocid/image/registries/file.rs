@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::super::reference::Named;
 
@@ -23,7 +23,7 @@ pub struct File {
 }
 
 /// What a name without registry may mean where several registries are searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShortNames {
     /// Nothing: it is refused, since whoever owns the name on the first of them would be trusted.
