@@ -14,6 +14,7 @@ pub mod fs;
 pub mod growth;
 pub mod idmap;
 pub mod inotify;
+pub mod label;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

@@ -25,7 +25,7 @@ use crate::host::fs::sync_dir;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
-use crate::ocid::storage::{FsUsage, StorageError, Users, failed};
+use crate::ocid::storage::{FsUsage, StorageError, View, failed};
 
 /// All images below one root. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -202,23 +202,23 @@ impl ImageStore {
         image: &Image,
         target: &Path,
     ) -> Result<(), StorageError> {
-        self.mount_container_for(container_id, image, None, target)
+        self.mount_container_for(container_id, image, View::default(), target)
             .await
     }
 
-    /// [`ImageStore::mount_container`] for a container in a user namespace.
+    /// [`ImageStore::mount_container`] for a container that sees its files by other users or labels.
     pub async fn mount_container_for(
         &self,
         container_id: &str,
         image: &Image,
-        users: Option<Users>,
+        view: View,
         target: &Path,
     ) -> Result<(), StorageError> {
         let (store, id) = (self.0.clone(), container_id.to_owned());
         let (image, target) = (image.clone(), target.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             store.lease(&id, &image)?;
-            containers::mount(&store.root, &id, &image.layers, users.as_ref(), &target)
+            containers::mount(&store.root, &id, &image.layers, &view, &target)
         });
         mounted
             .await
@@ -231,11 +231,11 @@ impl ImageStore {
         &self,
         container_id: &str,
         image: &Image,
-        users: Option<&Users>,
+        view: &View,
         target: &Path,
     ) -> Result<(), StorageError> {
         self.0.lease_volume(container_id, image)?;
-        containers::mount_volume(&self.0.root, &image.layers, users, target)
+        containers::mount_volume(&self.0.root, &image.layers, view, target)
     }
 
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.
