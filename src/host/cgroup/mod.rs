@@ -9,6 +9,7 @@
 mod limits;
 mod parent;
 mod slices;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,6 +27,10 @@ use super::process::PidFd;
 pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
 use slices::Slices;
+pub use usage::{
+    CpuTime, DeviceIo, HugePages, Memory, MemoryExtremes, MemoryStat, Pressure, Psi, Stall, Swap,
+    Tasks,
+};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.
