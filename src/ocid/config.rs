@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::stats::metrics::Group;
 use crate::host::fs::read_capped;
 
 /// Where the daemon looks when it is told nothing.
@@ -37,6 +38,7 @@ pub struct Crio {
     pub runtime: Runtime,
     pub image: Image,
     pub network: Network,
+    pub stats: Stats,
 }
 
 /// `[crio.api]`
@@ -112,6 +114,14 @@ pub struct Network {
     pub cni_default_network: Option<String>,
 }
 
+/// `[crio.stats]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// What ListPodSandboxMetrics gives; by default only when a container was last seen, as with CRI-O.
+    pub included_pod_metrics: Vec<Group>,
+}
+
 impl Default for Crio {
     fn default() -> Self {
         Self {
@@ -121,6 +131,7 @@ impl Default for Crio {
             runtime: Runtime::default(),
             image: Image::default(),
             network: Network::default(),
+            stats: Stats::default(),
         }
     }
 }
@@ -436,6 +447,10 @@ mod tests {
             (
                 "[crio.runtime]\ndefault_runtime = \"x\"\n[crio.runtime.runtimes.runc]",
                 "default_runtime",
+            ),
+            (
+                "[crio.stats]\nincluded_pod_metrics = [\"cpu\", \"weather\"]",
+                "ocid.conf",
             ),
             ("[crio", "ocid.conf"),
         ] {

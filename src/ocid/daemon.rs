@@ -23,6 +23,7 @@ use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
+use super::stats::Stats;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 
 /// One daemon: settings, parts, and everything it keeps.
@@ -39,6 +40,7 @@ pub struct Daemon {
     pub cgroups: Cgroups,
     pub joined: Joined,
     pub events: Events,
+    pub stats: Stats,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
     /// Mutating operations; each outlives the call that began it.
@@ -127,6 +129,7 @@ impl Daemon {
             names: Names::default(),
             joined: Joined::default(),
             events: Events::default(),
+            stats: Stats::new(&crio.stats.included_pod_metrics),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,

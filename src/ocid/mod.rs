@@ -16,4 +16,5 @@ pub mod runtime;
 pub mod sandbox;
 pub mod server;
 pub mod state;
+pub mod stats;
 pub mod storage;
