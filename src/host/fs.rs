@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Writes `bytes` to `path` so that after a crash either the old or the new file stands there, whole:
@@ -105,11 +105,9 @@ fn remove_at(folder: &OwnedFd, name: &OsStr, depth: u32) -> io::Result<()> {
         Err(e) => return Err(e.into()),
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let child = openat(folder, name, flags, Mode::empty())?;
-    let device = |fd: &OwnedFd| fstatat(fd, "", AtFlags::AT_EMPTY_PATH).map(|s: FileStat| s.st_dev);
-    if device(folder)? != device(&child)? {
-        return Err(Errno::EXDEV.into());
-    }
+    // The device would not tell: a bind mount may be of the same one.
+    let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let child = openat2(folder, name, OpenHow::new().flags(flags).resolve(resolve))?;
     let mut names = Vec::new();
     for entry in Dir::from_fd(child.try_clone()?)?.iter() {
         let entry = entry?;

@@ -88,10 +88,11 @@ pub fn mount(
 }
 
 /// A tmpfs on `target`, of at most `size` bytes, without devices, programs or setuid: `/dev/shm`.
-/// `mode` is that of its root folder.
-pub fn tmpfs(target: &Path, size: u64, mode: u32) -> io::Result<()> {
+/// `mode` is that of its root folder, `owner` its user and group, else the machine's root.
+pub fn tmpfs(target: &Path, size: u64, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let data = OsString::from(format!("mode={mode:o},size={size}"));
+    let (uid, gid) = owner.unwrap_or((0, 0));
+    let data = OsString::from(format!("mode={mode:o},size={size},uid={uid},gid={gid}"));
     mount(Path::new("shm"), target, Some("tmpfs"), flags, Some(&data))
 }
 
@@ -200,9 +201,9 @@ mod tests {
         with_private_mounts(|| {
             let (a, b) = (root.join("a"), root.join("a/b"));
             fs::create_dir(&a).unwrap();
-            tmpfs(&a, 1 << 20, 0o1777).unwrap();
+            tmpfs(&a, 1 << 20, 0o1777, None).unwrap();
             fs::create_dir(&b).unwrap();
-            tmpfs(&b, 1 << 20, 0o700).unwrap();
+            tmpfs(&b, 1 << 20, 0o700, None).unwrap();
             bind(&a, &b).unwrap();
             assert!(is_mounted(&b).unwrap());
             assert_eq!(
@@ -225,7 +226,7 @@ mod tests {
         with_private_mounts(|| {
             let (kept, link) = (root.join("kept"), root.join("link"));
             fs::create_dir(&kept).unwrap();
-            tmpfs(&kept, 1 << 20, 0o755).unwrap();
+            tmpfs(&kept, 1 << 20, 0o755, None).unwrap();
             std::os::unix::fs::symlink(&kept, &link).unwrap();
             unmount(&link).unwrap();
             assert!(is_mounted(&kept).unwrap());

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, fchown, symlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
+
+use super::fs::fd_path;
 
 /// A lookup that raced with a rename elsewhere is repeated this often.
 const ATTEMPTS: u32 = 16;
@@ -48,6 +50,29 @@ impl Rooted {
             return Err(invalid(path, "is larger than it can sensibly be"));
         }
         Ok(Some(bytes))
+    }
+
+    /// Where something in the root is, as this process reaches it, all links resolved; None where
+    /// there is nothing. It stays there only as long as nobody writes in the root.
+    pub fn resolve(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        match self.lookup(path, OFlag::O_PATH) {
+            Ok(fd) => std::fs::read_link(fd_path(&fd)).map(Some),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Mode, owner and group of a regular file; None where there is none.
+    pub fn owner(&self, path: &Path) -> io::Result<Option<(u32, u32, u32)>> {
+        match self.lookup(path, OFlag::O_PATH) {
+            Ok(fd) => {
+                let meta = fstat(&fd)?;
+                let regular = meta.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+                Ok(regular.then_some((meta.st_mode & 0o7777, meta.st_uid, meta.st_gid)))
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Makes a folder and those above it. New ones get this mode and, where given, this owner;
@@ -102,17 +127,25 @@ impl Rooted {
         Ok(())
     }
 
-    /// Makes a symlink; something that stands there already is left alone.
-    pub fn symlink(&self, target: &Path, link: &Path) -> io::Result<()> {
+    /// Makes a symlink, given to `owner` where there is one; something that stands there already is left
+    /// alone.
+    pub fn symlink(&self, target: &Path, link: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
         let name = link
             .file_name()
             .ok_or_else(|| invalid(link, "names no file"))?;
         let folder = link.parent().unwrap_or(Path::new(""));
         let folder = self.lookup(folder, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         match symlinkat(target, folder.as_fd(), name) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Ok(()),
+            Err(e) => return Err(e.into()),
         }
+        if let Some((uid, gid)) = owner {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            fchownat(folder.as_fd(), name, Some(uid), Some(gid), flags)?;
+        }
+        Ok(())
     }
 
     fn lookup(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
@@ -193,6 +226,25 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_resolved_inside_only() {
+        let t = tree();
+        fs::create_dir_all(t.path("a/b")).unwrap();
+        symlink("/a", t.path("link")).unwrap();
+        symlink(t.dir.path().join("outside"), t.path("leaving")).unwrap();
+        let at = |p: &str| t.root.resolve(Path::new(p)).unwrap();
+        assert_eq!(at("link/b"), Some(t.path("a/b").canonicalize().unwrap()));
+        assert_eq!(at("../../a"), Some(t.path("a").canonicalize().unwrap()));
+        assert_eq!((at("leaving"), at("none")), (None, None));
+        fs::write(t.path("etc/passwd"), "x").unwrap();
+        fs::set_permissions(t.path("etc/passwd"), fs::Permissions::from_mode(0o640)).unwrap();
+        let owner = |p: &str| t.root.owner(Path::new(p)).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let (mode, uid, _) = owner("/etc/passwd").unwrap();
+        assert_eq!((mode, uid), (0o640, own));
+        assert_eq!((owner("/etc"), owner("/etc/none")), (None, None));
+    }
+
+    #[test]
     fn odd_files_are_refused() {
         let t = tree();
         nix::unistd::mkfifo(&t.path("fifo"), Mode::S_IRWXU).unwrap();
@@ -252,7 +304,7 @@ mod tests {
     #[test]
     fn a_symlink_is_made_where_nothing_stands() {
         let t = tree();
-        let link = |to: &str| t.root.symlink(Path::new(to), Path::new("/etc/mtab"));
+        let link = |to: &str| t.root.symlink(Path::new(to), Path::new("/etc/mtab"), None);
         link("/proc/mounts").unwrap();
         link("/elsewhere").unwrap();
         assert_eq!(
@@ -261,7 +313,7 @@ mod tests {
         );
         assert!(
             t.root
-                .symlink(Path::new("x"), Path::new("/no/such"))
+                .symlink(Path::new("x"), Path::new("/no/such"), None)
                 .is_err()
         );
     }

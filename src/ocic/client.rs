@@ -24,12 +24,13 @@ use crate::cri::v1::{
     AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusRequest,
     ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, Image,
     ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec, ImageStatusRequest,
-    ImageStatusResponse, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
-    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatusRequest,
+    ImageStatusResponse, LinuxContainerResources, ListContainersRequest, ListImagesRequest,
+    ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatusRequest,
     PodSandboxStatusResponse, PullImageRequest, RemoveContainerRequest, RemoveImageRequest,
     RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfigRequest,
     RuntimeConfigResponse, StartContainerRequest, StatusRequest, StatusResponse,
-    StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
+    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest,
+    VersionResponse,
 };
 
 pub use error::ClientError;
@@ -229,6 +230,23 @@ impl Client {
         let mut to = self.runtime();
         let call = to.container_status(request);
         within("ContainerStatus", Some(self.limit), call).await
+    }
+
+    /// New limits for a container that is created or runs; what `linux` leaves at 0 stays as it is.
+    pub async fn update_container_resources(
+        &self,
+        id: &str,
+        linux: LinuxContainerResources,
+    ) -> Answer<()> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        };
+        let mut to = self.runtime();
+        let call = to.update_container_resources(request);
+        within("UpdateContainerResources", Some(self.limit), call).await?;
+        Ok(())
     }
 
     pub async fn list_containers(&self, filter: Option<ContainerFilter>) -> Answer<Vec<Container>> {

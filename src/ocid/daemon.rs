@@ -25,6 +25,7 @@ use super::state::joined::Joined;
 use super::state::table::Table;
 use super::stats::Stats;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
+use crate::host::idmap;
 
 /// One daemon: settings, parts, and everything it keeps.
 pub struct Daemon {
@@ -43,7 +44,7 @@ pub struct Daemon {
     pub stats: Stats,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
-    /// Mutating operations; each outlives the call that began it.
+    /// Calls, and mutating operations, each of which outlives the call that began it.
     pub tasks: TaskTracker,
 }
 
@@ -51,8 +52,13 @@ pub struct Daemon {
 pub struct Handler {
     pub runtime: Runtime,
     pub path: PathBuf,
+    /// The images' layers.
+    layers: PathBuf,
     facts: OnceCell<Arc<HostFacts>>,
 }
+
+/// Since when overlayfs takes id-mapped layers.
+const MAPPED_OVERLAY: (u32, u32) = (5, 19);
 
 impl Handler {
     /// Looked up at the first use, and again while the runtime does not answer: asking takes as long as
@@ -62,10 +68,27 @@ impl Handler {
             let features = self.runtime.features().await.map_err(Error::from)?;
             let mut facts = HostFacts::probe();
             facts.recursive_read_only &= features.recursive_read_only;
-            facts.idmapped_mounts = features.idmapped_mounts;
+            facts.user_namespaces = features.user_namespaces && self.maps_ids(facts.kernel).await?;
+            facts.exec_cgroup = features.exec_cgroup;
             Ok(Arc::new(facts))
         };
         self.facts.get_or_try_init(|| probe).await.cloned()
+    }
+
+    /// Can the layers' ids be mapped, and can an overlay stand on such mounts?
+    async fn maps_ids(&self, kernel: (u32, u32)) -> Result<bool> {
+        if kernel < MAPPED_OVERLAY {
+            return Ok(false);
+        }
+        let layers = self.layers.clone();
+        blocking(move || match idmap::is_possible(&layers) {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                tracing::info!(%error, "pods cannot have user namespaces");
+                Ok(false)
+            }
+        })
+        .await
     }
 
     /// Can the runtime be run?
@@ -103,6 +126,7 @@ impl Daemon {
                 Handler {
                     runtime,
                     path,
+                    layers: crio.root.join("layers"),
                     facts: OnceCell::new(),
                 },
             )

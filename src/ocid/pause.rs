@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::process::Child;
 
 use crate::host::process::{self, PidFd, ProcessId};
 use crate::host::{fd, spawn};
@@ -48,9 +49,42 @@ pub struct PauseRequest {
     pub net: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub uts: Option<PathBuf>,
+    /// Owns the others.
+    #[serde(default)]
+    pub user: Option<PathBuf>,
+    /// Whom it becomes: a user and a group that the user namespace knows; else nobody.
+    #[serde(default)]
+    pub nobody: Option<(u32, u32)>,
     /// `cgroup.procs` files of the cgroups to join, one per hierarchy; empty stays in the daemon's.
     #[serde(default)]
     pub cgroup_procs: Vec<PathBuf>,
+    /// It ends unless it is told that somebody knows of it: a daemon that dies in between leaves none.
+    #[serde(default)]
+    pub confirmed: bool,
+}
+
+/// A pause process that ends with this value, unless it is kept.
+#[derive(Debug)]
+pub struct Started {
+    pub id: ProcessId,
+    socket: UnixStream,
+    child: Child,
+}
+
+impl Started {
+    /// Lets it stay, now that a record names it.
+    pub async fn keep(mut self) -> Result<(), PauseError> {
+        let kept = async {
+            self.socket.write_all(b"+").await?;
+            self.child.wait().await
+        };
+        let failed = |message: String| PauseError::Failed { message };
+        match kept.await {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(failed(format!("its starter ended with {status}"))),
+            Err(e) => Err(failed(e.to_string())),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,25 +96,32 @@ enum Answer {
 
 /// Starts a pause process and answers once it has given up its privileges. Its PID namespace is
 /// `/proc/PID/ns/pid`. Needs an async runtime; while that lives, the process is reaped when it ends.
-pub async fn spawn(exe: &Path, request: &PauseRequest) -> Result<ProcessId, PauseError> {
-    match tokio::time::timeout(LIMIT, start(exe, request)).await {
-        Ok(answer) => match answer.map_err(|source| PauseError::Spawn {
-            exe: exe.to_owned(),
-            source,
-        })? {
-            Answer::Started(id) => {
-                if let Ok(fd) = id.open() {
-                    tokio::spawn(async move { fd.exited().await.map(|()| fd.reap()) });
+pub async fn spawn(exe: &Path, request: &PauseRequest) -> Result<Started, PauseError> {
+    let request = PauseRequest {
+        confirmed: true,
+        ..request.clone()
+    };
+    match tokio::time::timeout(LIMIT, start(exe, &request)).await {
+        Ok(answer) => {
+            let (answer, socket, child) = answer.map_err(|source| PauseError::Spawn {
+                exe: exe.to_owned(),
+                source,
+            })?;
+            match answer {
+                Answer::Started(id) => {
+                    if let Ok(fd) = id.open() {
+                        tokio::spawn(async move { fd.exited().await.map(|()| fd.reap()) });
+                    }
+                    Ok(Started { id, socket, child })
                 }
-                Ok(id)
+                Answer::Failed(message) => Err(PauseError::Failed { message }),
             }
-            Answer::Failed(message) => Err(PauseError::Failed { message }),
-        },
+        }
         Err(_) => Err(PauseError::TimedOut),
     }
 }
 
-async fn start(exe: &Path, request: &PauseRequest) -> io::Result<Answer> {
+async fn start(exe: &Path, request: &PauseRequest) -> io::Result<(Answer, UnixStream, Child)> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut socket = UnixStream::from_std(ours)?;
@@ -90,17 +131,17 @@ async fn start(exe: &Path, request: &PauseRequest) -> io::Result<Answer> {
     text.push(b'\n');
     let mut line = Vec::new();
     // One that dies before it has read all of it says so by the missing answer.
-    if socket.write_all(&text).await.is_ok() && socket.shutdown().await.is_ok() {
-        (&mut socket)
-            .take(DOCUMENT_MAX)
-            .read_to_end(&mut line)
-            .await?;
+    if socket.write_all(&text).await.is_ok() {
+        let mut limited = BufReader::new((&mut socket).take(DOCUMENT_MAX));
+        limited.read_until(b'\n', &mut line).await?;
     }
-    let status = child.wait().await?;
-    if line.is_empty() {
-        return Ok(Answer::Failed(format!("it ended with {status}")));
-    }
-    Ok(serde_json::from_slice(&line)?)
+    let answer = if line.is_empty() {
+        let status = child.wait().await?;
+        Answer::Failed(format!("it ended with {status}"))
+    } else {
+        serde_json::from_slice(&line)?
+    };
+    Ok((answer, socket, child))
 }
 
 /// Ends a pause process, and with it everything in its PID namespace, and waits for that.
@@ -144,13 +185,30 @@ fn run() -> io::Result<()> {
     fd::close_inherited()?;
     let mut socket = StdUnixStream::from(fd::take_stdin()?);
     let mut text = Vec::new();
-    (&socket).take(DOCUMENT_MAX).read_to_end(&mut text)?;
+    io::BufReader::new((&socket).take(DOCUMENT_MAX)).read_until(b'\n', &mut text)?;
     let request: PauseRequest = serde_json::from_slice(&text)?;
-    let answer = match fork(&request) {
-        Ok(id) => Answer::Started(id),
-        Err(e) => Answer::Failed(e.to_string()),
+    let (answer, id) = match fork(&request) {
+        Ok(id) => (Answer::Started(id), Some(id)),
+        Err(e) => (Answer::Failed(e.to_string()), None),
     };
-    socket.write_all(&serde_json::to_vec(&answer)?)
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    let mut confirm = || {
+        socket.write_all(&line)?;
+        match request.confirmed {
+            true => socket.read_exact(&mut [0]),
+            false => Ok(()),
+        }
+    };
+    let (confirmed, Some(id)) = (confirm(), id) else {
+        return Ok(());
+    };
+    confirmed.or_else(
+        |_| match id.open().and_then(|fd| fd.kill(Signal::SIGKILL)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Err(io::Error::other("nobody wants it")),
+        },
+    )
 }
 
 /// Joins the namespaces, starts process 1 of a new PID namespace and waits until it has settled. It becomes a
@@ -160,14 +218,28 @@ fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
     SigSet::all().thread_block()?;
     nix::unistd::setsid()?;
     let joins = [
+        (&request.user, CloneFlags::CLONE_NEWUSER),
         (&request.net, CloneFlags::CLONE_NEWNET),
         (&request.ipc, CloneFlags::CLONE_NEWIPC),
         (&request.uts, CloneFlags::CLONE_NEWUTS),
     ];
+    let failed =
+        |path: &Path, e: io::Error| io::Error::other(format!("join `{}`: {e}", path.display()));
+    // All are opened before the first is joined: another user may not see them.
+    let mut namespaces = Vec::new();
     for (path, kind) in joins {
         if let Some(path) = path {
-            let joined = File::open(path).and_then(|ns| Ok(setns(ns, kind)?));
-            joined.map_err(|e| io::Error::other(format!("join `{}`: {e}", path.display())))?;
+            let namespace = File::open(path).map_err(|e| failed(path, e))?;
+            namespaces.push((path, kind, namespace));
+        }
+    }
+    for (path, kind, namespace) in namespaces {
+        setns(namespace, kind).map_err(|e| failed(path, e.into()))?;
+        if kind == CloneFlags::CLONE_NEWUSER {
+            // Its root, whom its other namespaces belong to.
+            let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+            nix::unistd::setresgid(gid, gid, gid)?;
+            nix::unistd::setresuid(uid, uid, uid)?;
         }
     }
     for path in &request.cgroup_procs {
@@ -182,7 +254,7 @@ fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
         let Some(mut writer) = writer.take() else {
             return 1;
         };
-        match settle() {
+        match settle(request.nobody.unwrap_or((NOBODY, NOBODY))) {
             Ok(()) => match writer.write_all(b"+").and_then(|()| fd::close_all()) {
                 Ok(()) => hold(),
                 Err(_) => 1,
@@ -213,7 +285,7 @@ fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
 }
 
 /// Process 1: gives up everything.
-fn settle() -> io::Result<()> {
+fn settle((uid, gid): (u32, u32)) -> io::Result<()> {
     let what = |what: &'static str| move |e: nix::Error| io::Error::other(format!("{what}: {e}"));
     nix::sys::prctl::set_name(c"ocid-pause").map_err(what("set the name"))?;
     let none: Option<&str> = None;
@@ -238,7 +310,7 @@ fn settle() -> io::Result<()> {
     mount(none, "/", none, read_only, none).map_err(what("make the root read-only"))?;
 
     nix::sys::prctl::set_no_new_privs().map_err(what("give up new privileges"))?;
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     nix::unistd::setgroups(&[]).map_err(what("leave every group"))?;
     nix::unistd::setresgid(gid, gid, gid).map_err(what("change the group"))?;
     // With the last id that is 0 the kernel takes every capability away.

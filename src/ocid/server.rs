@@ -28,6 +28,8 @@ use crate::cri::v1::runtime_service_server::RuntimeServiceServer;
 
 /// How long operations under way may take to end after SIGTERM; systemd's own limit is 90 s.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// How long the last answers may take to go out.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// Threads that answer calls. Most work waits for the kernel or for a child process.
 const WORKERS: usize = 2;
 /// Threads for code that blocks on files and mounts.
@@ -137,7 +139,15 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
     }
     let root = config.crio.root.clone();
     fs::create_dir_all(&root).map_err(ServerError::io("make the folder", &root))?;
+    let runroot = config.crio.runroot.clone();
+    fs::create_dir_all(&runroot).map_err(ServerError::io("make the folder", &runroot))?;
     let _lock = lock(&root)?;
+    // One with a root of its own would take the other's pods for leftovers.
+    let _run_lock = if runroot == root {
+        None
+    } else {
+        Some(lock(&runroot)?)
+    };
     let listen = config.crio.api.listen.clone();
     let listener = bind(&listen)?;
     let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;
@@ -203,13 +213,24 @@ async fn drain(
         tokio::time::sleep(DRAIN_LIMIT).await;
     };
     let all = async {
-        tokio::try_join!(served, async {
-            stopped.await;
-            Ok(())
-        })
+        tokio::pin!(served, stopped);
+        tokio::select! {
+            ended = &mut served => {
+                ended?;
+                stopped.await;
+            }
+            () = &mut stopped => {
+                // Every call has its answer. A connection that its client does not close, because it
+                // is busy or asleep, keeps nobody.
+                if let Ok(ended) = tokio::time::timeout(FLUSH_LIMIT, served).await {
+                    ended?;
+                }
+            }
+        }
+        Ok::<_, ServerError>(())
     };
     tokio::select! {
-        ended = all => ended.map(drop)?,
+        ended = all => ended?,
         () = late => {
             tracing::warn!("calls or operations were cut off; the next start undoes what is half done");
         }

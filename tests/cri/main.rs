@@ -6,5 +6,19 @@
 mod support;
 mod world;
 
+mod answers;
+mod answers_images;
+mod answers_refused;
+mod containers_resources;
+mod containers_volumes;
 mod events;
+mod exec;
+mod failpoints;
+mod logs;
+mod pods;
+mod pods_users;
+mod second_stack;
 mod smoke;
+mod stats;
+mod stats_load;
+mod stats_metrics;

@@ -1,5 +1,8 @@
 //! A machine with the daemon up, an image in its store, and a client; short ways to the usual calls.
 
+// Tests come and go, and each needs some of it.
+#![allow(dead_code)]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -81,7 +84,11 @@ impl World {
     /// A node with more files on it before the daemon starts: pairs of path and content, such as a
     /// drop-in `/etc/ocid/ocid.conf.d/10-test.conf`.
     pub async fn with(files: &[(&str, &str)]) -> Result<Self> {
-        let machine = Machine::start()?;
+        Self::on(Machine::start()?, files).await
+    }
+
+    /// The same on a machine of the caller's.
+    pub async fn on(machine: Machine, files: &[(&str, &str)]) -> Result<Self> {
         configure(&machine)?;
         for (path, content) in files {
             machine.write(path, content, 0o644)?;
@@ -129,9 +136,19 @@ impl World {
         self.daemon.take().context("no daemon")?.end(signal)
     }
 
+    /// Waits until the daemon has ended by itself.
+    pub fn await_daemon(&mut self) -> Result<()> {
+        self.daemon.take().context("no daemon")?.wait()
+    }
+
     /// Starts the daemon after [`World::end_daemon`], and connects anew.
     pub async fn start_daemon(&mut self) -> Result<()> {
-        self.daemon = Some(Daemon::start(&self.machine)?);
+        self.start_daemon_with(&[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn start_daemon_with(&mut self, env: &[(&str, &str)]) -> Result<()> {
+        self.daemon = Some(Daemon::start_with(&self.machine, env)?);
         self.client = connect(&self.machine).await?;
         Ok(())
     }
@@ -281,11 +298,22 @@ impl World {
         let left = self.client.list_containers(None).await?;
         ensure!(left.is_empty(), "containers without a pod: {left:?}");
         let before = self.before.as_ref().context("no picture")?;
-        // The logs are kubelet's, and a restarted daemon has another pid.
-        let mut usual = vec!["/var/log/pods", "/srv/under-test/ocid --debug"];
+        // The logs are kubelet's, and a restarted daemon has another pid. A bridge's routes come and go
+        // with its carrier.
+        let mut usual = vec!["/var/log/pods", "/srv/under-test/ocid --debug", "dev cni0"];
         usual.extend(expected);
         Snapshot::take(&self.machine)?.assert_as(before, &usual)
     }
+}
+
+/// Waits for what no event tells of.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !holds().await? {
+        ensure!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// A client of the machine's daemon.

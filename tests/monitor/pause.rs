@@ -20,7 +20,9 @@ fn namespace(id: &ProcessId, kind: &str) -> PathBuf {
 
 #[tokio::test]
 async fn it_has_nothing_and_can_do_nothing() {
-    let id = pause::spawn(exe(), &PauseRequest::default()).await.unwrap();
+    let pause = pause::spawn(exe(), &PauseRequest::default()).await.unwrap();
+    let id = pause.id;
+    pause.keep().await.unwrap();
     let of = |name: &str| PathBuf::from(format!("/proc/{}/{name}", id.pid));
     let status = fs::read_to_string(of("status")).unwrap();
     for line in [
@@ -79,9 +81,11 @@ async fn it_joins_the_pods_namespaces_and_reaps() {
         net: path("net"),
         ipc: path("ipc"),
         uts: path("uts"),
-        cgroup_procs: Vec::new(),
+        ..PauseRequest::default()
     };
-    let id = pause::spawn(exe(), &request).await.unwrap();
+    let pause = pause::spawn(exe(), &request).await.unwrap();
+    let id = pause.id;
+    pause.keep().await.unwrap();
     for kind in ["net", "ipc", "uts"] {
         assert_eq!(
             namespace(&id, kind),
@@ -103,6 +107,15 @@ async fn it_joins_the_pods_namespaces_and_reaps() {
     pause::stop(&id, Duration::from_secs(10)).await.unwrap();
     assert!(!id.is_running());
     pause::stop(&id, Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_nobody_keeps_ends() {
+    let pause = pause::spawn(exe(), &PauseRequest::default()).await.unwrap();
+    let process = pause.id.open().unwrap();
+    drop(pause);
+    let ended = tokio::time::timeout(Duration::from_secs(30), process.exited());
+    ended.await.expect("it stays").unwrap();
 }
 
 #[tokio::test]

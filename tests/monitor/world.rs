@@ -64,6 +64,7 @@ impl World {
                 log_size_max: None,
                 journal: None,
                 exits_dir,
+                owner: None,
             },
             dir,
             id,
@@ -142,6 +143,7 @@ impl World {
             args: &args,
             process: &process,
             limit,
+            cgroup: None,
         };
         self.runtime.exec_sync(&request).await
     }

@@ -9,6 +9,7 @@
 mod limits;
 mod parent;
 mod slices;
+mod sub;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use super::process::PidFd;
 pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
 use slices::Slices;
+pub use sub::SubCgroup;
 pub use usage::{
     CpuTime, DeviceIo, HugePages, Memory, MemoryExtremes, MemoryStat, Pressure, Psi, Stall, Swap,
     Tasks,

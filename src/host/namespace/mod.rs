@@ -19,9 +19,13 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
+mod user;
+
 use super::context::during;
 use super::mount;
 use super::process::ProcessId;
+
+pub use user::{IdMap, IdMaps, user_namespace};
 
 /// Enough for system calls and paths; the default of 2 MiB would be mapped for each pod.
 const STACK: usize = 256 << 10;
@@ -33,10 +37,11 @@ pub enum Kind {
     Ipc,
     Uts,
     Pid,
+    User,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Net, Self::Ipc, Self::Uts, Self::Pid];
+    const ALL: [Self; 5] = [Self::Net, Self::Ipc, Self::Uts, Self::Pid, Self::User];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -44,6 +49,7 @@ impl Kind {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Pid => "pid",
+            Self::User => "user",
         }
     }
 
@@ -85,6 +91,8 @@ pub struct Wanted {
     /// Written inside the new namespaces. A sysctl of a namespace that is not asked for here is
     /// refused (`InvalidInput`): writing it would change the machine.
     pub sysctls: BTreeMap<String, String>,
+    /// A user namespace with these maps, which owns the others.
+    pub user: Option<IdMaps>,
 }
 
 impl Wanted {
@@ -94,16 +102,26 @@ impl Wanted {
             Kind::Ipc => self.ipc,
             Kind::Uts => self.uts.is_some(),
             Kind::Pid => false,
+            Kind::User => self.user.is_some(),
         }
+    }
+
+    fn flags(&self) -> CloneFlags {
+        let mut flags = CloneFlags::empty();
+        flags.set(CloneFlags::CLONE_NEWNET, self.net);
+        flags.set(CloneFlags::CLONE_NEWIPC, self.ipc);
+        flags.set(CloneFlags::CLONE_NEWUTS, self.uts.is_some());
+        flags
     }
 }
 
-/// Where the namespaces asked for are pinned: `DIR/net`, `DIR/ipc`, `DIR/uts`.
+/// Where the namespaces asked for are pinned: `DIR/net`, `DIR/ipc`, `DIR/uts`, `DIR/user`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pinned {
     pub net: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub uts: Option<PathBuf>,
+    pub user: Option<PathBuf>,
 }
 
 /// Makes the namespaces and pins them in the new folder `dir` (`AlreadyExists` when it is there;
@@ -120,7 +138,10 @@ pub fn pin(dir: &Path, wanted: &Wanted) -> io::Result<Pinned> {
     let made = folder.mode(0o700).create(dir);
     made.map_err(during(format_args!("make folder `{shown}`")))?;
 
-    let made = on_a_thread("pin", || make(dir, wanted, &sysctls)).and_then(|made| made);
+    let made = match &wanted.user {
+        Some(maps) => make_owned(dir, wanted, maps, &sysctls),
+        None => on_a_thread("pin", || make(dir, wanted, &sysctls)).and_then(|made| made),
+    };
     made.map_err(|e| match unpin(dir) {
         Ok(()) => e,
         Err(undo) => io::Error::new(e.kind(), format!("{e}; and then {undo}")),
@@ -217,11 +238,7 @@ fn on_a_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<
 
 /// The part of [`pin`] that runs in the new namespaces.
 fn make(dir: &Path, wanted: &Wanted, sysctls: &[(PathBuf, &str)]) -> io::Result<Pinned> {
-    let mut flags = CloneFlags::empty();
-    flags.set(CloneFlags::CLONE_NEWNET, wanted.net);
-    flags.set(CloneFlags::CLONE_NEWIPC, wanted.ipc);
-    flags.set(CloneFlags::CLONE_NEWUTS, wanted.uts.is_some());
-    unshare(flags).map_err(during("make namespaces"))?;
+    unshare(wanted.flags()).map_err(during("make namespaces"))?;
     if wanted.net {
         loopback_up().map_err(during("bring `lo` up"))?;
     }
@@ -232,17 +249,47 @@ fn make(dir: &Path, wanted: &Wanted, sysctls: &[(PathBuf, &str)]) -> io::Result<
     for (path, value) in sysctls {
         write_sysctl(path, value)?;
     }
-    let pin = |kind| {
-        let source = PathBuf::from(format!("/proc/thread-self/ns/{kind}"));
+    pin_all(dir, wanted, Path::new("/proc/thread-self/ns"))
+}
+
+/// [`make`], with a user namespace that owns the others.
+fn make_owned(
+    dir: &Path,
+    wanted: &Wanted,
+    maps: &IdMaps,
+    sysctls: &[(PathBuf, &str)],
+) -> io::Result<Pinned> {
+    // The kernel asks for the machine's root where this one is written as a file.
+    let domainname = Path::new("/proc/sys/kernel/domainname");
+    let is_name = |path: &Path| path == domainname;
+    let name = sysctls.iter().find(|(path, _)| is_name(path));
+    let others = sysctls.iter().filter(|(path, _)| !is_name(path));
+    let set_up = user::SetUp {
+        loopback: wanted.net,
+        hostname: wanted.uts.clone(),
+        domainname: name.map(|(_, value)| (*value).to_owned()),
+        sysctls: others
+            .map(|(path, value)| (path.clone(), value.as_bytes().to_owned()))
+            .collect(),
+    };
+    user::inside(maps, wanted.flags(), &set_up, |folder| {
+        pin_all(dir, wanted, folder)
+    })
+}
+
+/// `source` is a process' or thread's `ns` folder.
+fn pin_all(dir: &Path, wanted: &Wanted, source: &Path) -> io::Result<Pinned> {
+    let pin = |kind: Kind| {
         wanted
             .has(kind)
-            .then(|| pin_one(dir, kind, &source))
+            .then(|| pin_one(dir, kind, &source.join(kind.as_str())))
             .transpose()
     };
     Ok(Pinned {
         net: pin(Kind::Net)?,
         ipc: pin(Kind::Ipc)?,
         uts: pin(Kind::Uts)?,
+        user: pin(Kind::User)?,
     })
 }
 

@@ -33,6 +33,7 @@ fn everything() -> Wanted {
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into_iter()
             .collect(),
+        user: None,
     }
 }
 
@@ -88,6 +89,77 @@ fn namespaces_are_pinned_configured_and_gone_again() {
         assert!(!is_pinned(&net).unwrap());
         assert!(!pins.exists());
         unpin(&pins).unwrap();
+    });
+}
+
+#[test]
+fn a_user_namespace_owns_what_is_pinned_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = |outside| {
+        vec![IdMap {
+            inside: 0,
+            outside,
+            length: 65_536,
+        }]
+    };
+    let wanted = Wanted {
+        user: Some(IdMaps {
+            uids: map(500_000),
+            gids: map(600_000),
+        }),
+        ..everything()
+    };
+    with_private_mounts(|| {
+        // At once: the children must not keep each other alive.
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let (wanted, pins) = (&wanted, dir.path().join(n.to_string()));
+                scope.spawn(move || pin(&pins, wanted).unwrap());
+            }
+        });
+        let pins = dir.path().join("0");
+        let read = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap();
+        let found = on_a_thread("look", || {
+            for (kind, flag) in [
+                ("net", CloneFlags::CLONE_NEWNET),
+                ("ipc", CloneFlags::CLONE_NEWIPC),
+                ("uts", CloneFlags::CLONE_NEWUTS),
+            ] {
+                setns(File::open(pins.join(kind)).unwrap(), flag).unwrap();
+            }
+            [
+                read("kernel/hostname"),
+                read("kernel/domainname"),
+                read("kernel/shm_rmid_forced"),
+                read("net/ipv4/ip_unprivileged_port_start"),
+                read("net/ipv4/conf/lo/rp_filter"),
+            ]
+        })
+        .unwrap();
+        assert_eq!(
+            found.map(|text| text.trim().to_owned()),
+            ["pod-1", "example.org", "1", "80", "1"]
+        );
+        assert!(is_pinned(&pins.join("user")).unwrap());
+
+        let mut bad = wanted.clone();
+        bad.sysctls.insert("net.no.such".into(), "1".into());
+        let e = pin(&dir.path().join("bad"), &bad).unwrap_err().to_string();
+        assert!(e.contains("`1` to `/proc/sys/net/no/such`"), "{e}");
+        let mut bad = wanted.clone();
+        bad.user = Some(IdMaps {
+            uids: [map(1), map(2)].concat(),
+            gids: map(1),
+        });
+        let e = pin(&dir.path().join("bad"), &bad).unwrap_err().to_string();
+        assert!(
+            e.starts_with("write the uid_map `0 1 65536, 0 2 65536`"),
+            "{e}"
+        );
+        assert!(!dir.path().join("bad").exists());
+        for n in 0..8 {
+            unpin(&dir.path().join(n.to_string())).unwrap();
+        }
     });
 }
 

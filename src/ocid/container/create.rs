@@ -10,11 +10,13 @@ use super::config::ContainerConfig;
 use super::facts::HostFacts;
 use super::remove::teardown;
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
+use super::volumes;
 use crate::host::clock::now_ns;
 use crate::host::fs::write_replace;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::field::FieldError;
 use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
@@ -67,7 +69,11 @@ async fn make(
             id: config.image.image.clone(),
         })?;
     let id = new_id()?;
-    daemon.names.take("container", name, &id)?;
+    if let Err(taken) = daemon.names.take("container", name, &id) {
+        return found_again(daemon, &config, taken);
+    }
+    // Whoever makes containers in it knows the pod.
+    daemon.joined.forget(&pod.id);
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
     let container = Arc::new(Container::new(daemon.container_folder(&id), record));
     match build(daemon, &pod, &container, &image).await {
@@ -88,12 +94,27 @@ async fn make(
     }
 }
 
+/// The container that has the name already, where it is the one that a repeat of a call cut off by our own end
+/// asks for.
+fn found_again(daemon: &Daemon, config: &ContainerConfig, taken: Arc<Error>) -> Result<String> {
+    if let Error::Exists { id, .. } = &*taken
+        && let Some(container) = daemon.containers.get(id)
+        && container.now().phase == Phase::Created
+        && container.now().config == *config
+        && daemon.joined.take_offer(id)
+    {
+        return Ok(id.clone());
+    }
+    Err(taken)
+}
+
 async fn build(
     daemon: &Arc<Daemon>,
     pod: &Arc<SandboxRecord>,
     container: &Arc<Container>,
     image: &Arc<Image>,
 ) -> Result<()> {
+    failpoint::pass(Point::CreateReserved).await?;
     let record = container.now();
     let (id, bundle) = (record.id.clone(), daemon.bundle(&record.id));
     let rootfs = bundle.join("rootfs");
@@ -102,12 +123,14 @@ async fn build(
     record
         .save(container.folder(), false)
         .map_err(Error::io("write the record in", container.folder()))?;
+    failpoint::pass(Point::CreateRecorded).await?;
     make_folder(&rootfs, 0o711)?;
     daemon
         .images
-        .mount_container(&id, image, &rootfs)
+        .mount_container_for(&id, image, pod.users(daemon), &rootfs)
         .await
         .map_err(Error::from)?;
+    failpoint::pass(Point::CreateMounted).await?;
 
     let handler = daemon.handler(&record.runtime_handler)?;
     let facts = handler.facts().await?;
@@ -124,7 +147,10 @@ async fn build(
                 make_folder(folder, 0o755)?;
             }
             let rootfs = bundle.join("rootfs");
-            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs)?;
+            let (images, mounts) = (&daemon.images, &record.config.mounts);
+            let users = pod.users(&daemon);
+            let volumes = volumes::mount(images, &record.id, mounts, &bundle, users.as_ref())?;
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, &volumes)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
@@ -137,6 +163,7 @@ async fn build(
         tracing::warn!(container = %id, "{warning}");
     }
 
+    failpoint::pass(Point::CreateSpecified).await?;
     let log_size_max = u64::try_from(daemon.config.crio.runtime.log_size_max).ok();
     let request = CreateRequest {
         id: id.clone(),
@@ -153,12 +180,14 @@ async fn build(
             .log_to_journald
             .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
+        owner: owner(pod),
     };
     let created = handler
         .runtime
         .create(&request)
         .await
         .map_err(Error::from)?;
+    failpoint::pass(Point::CreateMade).await?;
     container.change(|r| {
         r.init = Some(created.init);
         r.monitor = Some(created.monitor);
@@ -166,7 +195,14 @@ async fn build(
         r.stop_signal = built.stop_signal.number();
         r.phase = Phase::Created;
     })?;
-    container.commit().await
+    failpoint::pass(Point::CreateNoted).await?;
+    container.commit().await?;
+    Ok(failpoint::pass(Point::CreateCommitted).await?)
+}
+
+/// The root of the pod's user namespace: to whom the container's stdio belongs, so that it can open it anew.
+fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
+    pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 fn build_spec(
@@ -176,7 +212,9 @@ fn build_spec(
     record: &ContainerRecord,
     image: &Image,
     rootfs: &Path,
+    volumes: &volumes::Sources,
 ) -> std::result::Result<BuiltSpec, Error> {
+    let bundle = daemon.bundle(&record.id);
     let files = Files::of(&daemon.sandbox_run(&pod.id));
     let pinned = pod.pinned(daemon);
     let cgroups_path = daemon
@@ -188,6 +226,7 @@ fn build_spec(
         net: pinned.net,
         ipc: pinned.ipc,
         uts: pinned.uts,
+        user: pinned.user,
         pid: pinned.pid,
         target_pid: target_pid(daemon, record)?,
         resolv_conf: files.resolv_conf,
@@ -202,6 +241,8 @@ fn build_spec(
         sandbox: &view,
         image: &image.config,
         rootfs,
+        bundle: &bundle,
+        volumes,
         defaults: &daemon.defaults,
         host: facts,
     };
@@ -238,7 +279,7 @@ fn target_pid(
 
 /// The pod's log folder with the container's file, which may not leave it. None where either is absent:
 /// then nothing is logged, as the CRI has it.
-fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<PathBuf>> {
+pub fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<PathBuf>> {
     let (Some(folder), Some(file)) = (&pod.config.log_directory, &config.log_path) else {
         return Ok(None);
     };

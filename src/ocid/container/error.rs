@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::ocid::field::FieldError;
+use crate::ocid::storage::StorageError;
 
 /// The first thing that stood in the way.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +29,31 @@ pub enum SpecError {
     },
     #[error("read the seccomp profile `{}`: {problem}", .path.display())]
     Seccomp { path: PathBuf, problem: String },
+    /// Begins with the word that tells kubelet what failed (ErrImageVolumeMountFailed of the CRI's
+    /// errors).
+    #[error("ImageVolumeMountFailed: {0}")]
+    Volume(#[from] VolumeError),
     #[error("assemble the runtime specification")]
     Assemble(#[source] oci_spec::OciSpecError),
+}
+
+/// Why an image could not be mounted as a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("`{field}.image` names `{image}`, which is not here")]
+    NoImage { field: String, image: String },
+    #[error("`{field}.image_sub_path` is `{}`, which the image `{image}` does not have", .path.display())]
+    NoSubPath {
+        field: String,
+        path: PathBuf,
+        image: String,
+    },
+    #[error("mount the image `{image}` for `{field}`")]
+    Mount {
+        field: String,
+        image: String,
+        source: StorageError,
+    },
 }
 
 /// Whose fault it is; one match turns it into a gRPC code.
@@ -59,9 +83,14 @@ impl SpecError {
             Self::Field(_) | Self::NoCommand | Self::NoSuchUser(_) | Self::NoSuchGroup(_) => {
                 SpecErrorKind::Invalid
             }
-            Self::Missing { .. } => SpecErrorKind::NotFound,
+            Self::Missing { .. }
+            | Self::Volume(VolumeError::NoImage { .. } | VolumeError::NoSubPath { .. }) => {
+                SpecErrorKind::NotFound
+            }
             Self::Unavailable { .. } | Self::Seccomp { .. } => SpecErrorKind::Precondition,
-            Self::Io { .. } | Self::Assemble(_) => SpecErrorKind::Internal,
+            Self::Io { .. } | Self::Assemble(_) | Self::Volume(VolumeError::Mount { .. }) => {
+                SpecErrorKind::Internal
+            }
         }
     }
 
@@ -72,6 +101,10 @@ impl SpecError {
             Self::NoSuchUser(_) => {
                 Some("use `run_as_user` with a number, or another image".to_owned())
             }
+            Self::Volume(VolumeError::NoImage { image, .. }) => {
+                Some(format!("pull it first: `crictl pull {image}`"))
+            }
+            Self::Volume(VolumeError::Mount { source, .. }) => source.hint(),
             _ => None,
         }
     }

@@ -7,23 +7,23 @@ use std::time::Duration;
 use oci_spec::runtime::Process;
 use serde::Deserialize;
 
+use crate::host::cgroup::Version;
 use crate::host::fs::read_capped;
-use crate::ocid::daemon::Daemon;
+use crate::ocid::daemon::{Daemon, Handler};
 use crate::ocid::error::{Error, Result};
-use crate::ocid::field::FieldError;
-use crate::ocid::runtime::{ExecOutput, ExecRequest};
-use crate::ocid::state::record::Phase;
+use crate::ocid::field::{FieldError, no_nul};
+use crate::ocid::runtime::{ContainerCgroup, ExecCgroups, ExecOutput, ExecRequest};
+use crate::ocid::state::record::{ContainerRecord, Phase};
 
-/// Runs a command in a container and waits for it; `limit` in seconds, 0 is without one.
+/// Runs a command in a container and waits for it; `limit` in seconds, 0 is without one. A caller who gives up
+/// ends the command: nobody would ever see what it says.
 pub async fn exec_sync(
     daemon: &Arc<Daemon>,
     id: &str,
     args: Vec<String>,
     limit: i64,
 ) -> Result<ExecOutput> {
-    if args.is_empty() {
-        return Err(Arc::new(FieldError::new("cmd", "no command").into()));
-    }
+    let limit = check(&args, limit)?;
     let container = daemon.containers.expect(id)?;
     let record = container.now();
     if record.phase != Phase::Running {
@@ -34,34 +34,64 @@ pub async fn exec_sync(
             wanted: "running",
         }));
     }
-    let limit = u64::try_from(limit)
-        .ok()
-        .filter(|s| *s > 0)
-        .map(Duration::from_secs);
-    let daemon = Arc::clone(daemon);
-    daemon
-        .clone()
-        .tracked(async move {
-            let runtime = daemon.runtime(&record.runtime_handler)?;
-            let bundle = daemon.bundle(&record.id);
-            let process = process(&bundle)?;
-            let request = ExecRequest {
-                id: &record.id,
-                bundle: &bundle,
-                args: &args,
-                process: &process,
-                limit,
-            };
-            runtime
-                .exec_sync(&request)
-                .await
-                .map_err(|e| Arc::new(e.into()))
-        })
-        .await
+    let handler = daemon.handler(&record.runtime_handler)?;
+    let cgroup = cgroup(daemon, handler, &record).await?;
+    let bundle = daemon.bundle(&record.id);
+    let process = process(&bundle)?;
+    let request = ExecRequest {
+        id: &record.id,
+        bundle: &bundle,
+        args: &args,
+        process: &process,
+        limit,
+        cgroup,
+    };
+    let output = handler.runtime.exec_sync(&request).await;
+    output.map_err(|e| Arc::new(e.into()))
+}
+
+/// What of a request can be wrong in itself; the limit.
+fn check(args: &[String], limit: i64) -> std::result::Result<Option<Duration>, Error> {
+    match args.first().map(String::as_str) {
+        None => return Err(FieldError::required("cmd").into()),
+        Some("") => return Err(FieldError::required("cmd[0]").into()),
+        Some(_) => {}
+    }
+    for (i, arg) in args.iter().enumerate() {
+        no_nul(&format!("cmd[{i}]"), arg)?;
+    }
+    let problem = || FieldError::new("timeout", format!("is {limit}, not a number of seconds"));
+    let seconds = u64::try_from(limit).map_err(|_| problem())?;
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
+}
+
+/// The container's cgroup, where this runtime can run a command in one below it.
+async fn cgroup(
+    daemon: &Daemon,
+    handler: &Handler,
+    record: &ContainerRecord,
+) -> Result<Option<ContainerCgroup>> {
+    let Some(sandbox) = daemon.sandboxes.get(&record.sandbox_id) else {
+        return Ok(None);
+    };
+    let parent = daemon.pod_cgroup(&sandbox.now().config.cgroup_parent)?;
+    let path = parent.container_path(&record.id);
+    // With the freezer none can fork away from under a kill; see `host::cgroup`.
+    let (controller, folder) = match (handler.facts().await?.exec_cgroup, daemon.cgroups.version())
+    {
+        (ExecCgroups::No, _) | (ExecCgroups::Unified, Version::V1) => return Ok(None),
+        (_, Version::V2) => (None, daemon.cgroups.folder("", &path)),
+        (ExecCgroups::PerController, Version::V1) => {
+            (Some(FREEZER), daemon.cgroups.folder(FREEZER, &path))
+        }
+    };
+    Ok(folder.map(|folder| ContainerCgroup { folder, controller }))
 }
 
 /// Larger specifications were not written by us.
-const SPEC_CAP: u64 = 16 << 20;
+pub const SPEC_CAP: u64 = 16 << 20;
+/// Of cgroup v1.
+const FREEZER: &str = "freezer";
 
 /// The process of the container's specification: whom, where and with what rights a command runs.
 fn process(bundle: &Path) -> std::result::Result<Process, Error> {

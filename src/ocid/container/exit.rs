@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use super::Container;
 use super::remove::release;
+use crate::host::clock::now_ns;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::runtime::{Created, ExitRecord};
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
@@ -39,27 +41,56 @@ pub fn watch_monitor(daemon: &Arc<Daemon>, container: &Arc<Container>) {
 pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let record = container.now();
     if !matches!(record.phase, Phase::Stopped | Phase::Removing) {
-        let exit = last_words(daemon, &record).await?;
-        let now = container.note(|r| {
-            r.phase = Phase::Stopped;
-            r.exit_code = exit.exit_code;
-            r.finished_at = exit.finished_at;
-            r.oom_killed = exit.oom_killed;
-            if exit.monitor_lost {
-                r.message = "the container was killed: its monitor ended first".to_owned();
+        let exit = match last_words(daemon, &record).await {
+            // It has ended; of how, nothing can be known.
+            Err(error) if record.init.is_some_and(|init| !init.is_running()) => {
+                tracing::error!(container = %record.id, %error, "the exit record cannot be read");
+                unknown_end(container, &error);
+                None
             }
-        });
+            other => Some(other?),
+        };
+        failpoint::pass(Point::EndRead).await?;
+        if let Some(exit) = exit {
+            container.note(|r| {
+                r.phase = Phase::Stopped;
+                r.exit_code = exit.exit_code;
+                r.finished_at = exit.finished_at;
+                r.oom_killed = exit.oom_killed;
+                if exit.monitor_lost {
+                    r.message = "the container was killed: its monitor ended first".to_owned();
+                }
+            });
+        }
+        let now = container.now();
         daemon.tell(Kind::Stopped, &now);
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
     }
+    failpoint::pass(Point::EndNoted).await?;
     let _gate = container.gate().await;
     if container.now().released || daemon.containers.get(&record.id).is_none() {
         return Ok(());
     }
     let released = release(daemon, container).await;
+    failpoint::pass(Point::EndReleased).await?;
     // Said even after an error: those who wait must not wait for ever, and removal tries again.
     container.note(|r| r.released = true);
     released
+}
+
+fn unknown_end(container: &Container, error: &Error) {
+    let mut message = format!("its end is not known: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    container.note(|r| {
+        r.phase = Phase::Stopped;
+        r.exit_code = 255;
+        r.finished_at = now_ns();
+        r.message = message;
+    });
 }
 
 /// The monitor's record. Without one, what is left of the container is killed: nobody reads its output

@@ -10,6 +10,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 
 use super::capabilities::CapabilitySet;
+use crate::ocid::runtime::ExecCgroups;
 
 /// What was found, and which shortcomings were already spoken of.
 #[derive(Debug, Default)]
@@ -34,8 +35,11 @@ pub struct HostFacts {
     /// The kernel has mount_setattr(2) with AT_RECURSIVE; whether the runtime can do it as well is
     /// for the caller to see to.
     pub recursive_read_only: bool,
-    /// Id-mapped mounts work, in the kernel and in the runtime. Not probed here: false.
-    pub idmapped_mounts: bool,
+    /// Pods can have user namespaces: the runtime knows them, and the kernel can map the ids of the images'
+    /// layers and stand an overlay on them. Not probed here: false.
+    pub user_namespaces: bool,
+    /// A command can be run in a cgroup below the container's; the caller's word, as above.
+    pub exec_cgroup: ExecCgroups,
     /// Hard limits of the daemon; without CAP_SYS_RESOURCE no child can go above them.
     pub hard_limits: Vec<(PosixRlimitType, u64)>,
     spoken_of: Mutex<BTreeSet<&'static str>>,
@@ -77,7 +81,8 @@ impl HostFacts {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kernel,
             recursive_read_only: kernel >= (5, 12),
-            idmapped_mounts: false,
+            user_namespaces: false,
+            exec_cgroup: ExecCgroups::No,
             hard_limits: LIMITS
                 .iter()
                 .filter_map(|(ours, theirs)| Some((*ours, getrlimit(*theirs).ok()?.1)))

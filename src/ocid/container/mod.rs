@@ -11,6 +11,7 @@ pub mod error;
 pub mod exec;
 pub mod exit;
 pub mod facts;
+mod mapped;
 mod mounts;
 mod namespaces;
 mod process;
@@ -23,7 +24,9 @@ pub mod signal;
 pub mod spec;
 pub mod start;
 pub mod stop;
+pub mod update;
 pub mod user;
+pub mod volumes;
 
 use super::state::live::Live;
 use super::state::record::ContainerRecord;

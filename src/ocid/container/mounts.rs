@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
 use super::config::{Mount as Asked, Propagation};
 use super::error::SpecError;
+use super::mapped;
 use super::propagation::Mounts as MachineMounts;
 use super::security::IdMapping;
 use super::spec::SpecInputs;
@@ -51,7 +52,17 @@ impl Mounts {
         let mut machine = None;
         let mut own = Vec::new();
         for (i, mount) in asked.iter().enumerate() {
-            own.push(mounts.bind(&format!("config.mounts[{i}]"), mount, inputs, &mut machine)?);
+            let field = format!("config.mounts[{i}]");
+            own.push(match (&mount.image, inputs.volumes.get(&i)) {
+                (None, _) => mounts.bind(&field, mount, inputs, &mut machine)?,
+                (Some(_), Some(source)) => volume(mount, source),
+                (Some(_), None) => {
+                    return Err(SpecError::Unavailable {
+                        field: format!("{field}.image"),
+                        need: "a mounted image".to_owned(),
+                    });
+                }
+            });
         }
         // A mount must not hide one that lies deeper.
         own.sort_by_key(|m| m.destination().components().count());
@@ -70,13 +81,6 @@ impl Mounts {
             field: format!("{field}.{name}"),
             need: need.to_owned(),
         };
-        if mount.image.is_some() {
-            return Err(unavailable("image", "images as volumes"));
-        }
-        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
-        if mapped && !inputs.host.idmapped_mounts {
-            return Err(unavailable("uidMappings", "id-mapped mounts"));
-        }
         if mount.recursive_read_only && !inputs.host.recursive_read_only {
             return Err(unavailable(
                 "recursive_read_only",
@@ -118,18 +122,24 @@ impl Mounts {
             (false, true) => "ro",
             (false, false) => "rw",
         };
-        let mut bind = new_mount(
-            &mount.container_path,
-            "bind",
-            &source,
-            &["rbind", spread, access],
-        );
-        if mapped {
-            bind.set_uid_mappings(Some(id_mappings(&mount.uid_mappings)?));
-            bind.set_gid_mappings(Some(id_mappings(&mount.gid_mappings)?));
+        let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+        let source = match mapped {
+            true => mapped::copy(field, mount, inputs, &source)?,
+            false => source,
+        };
+        let mut options = vec!["rbind", spread, access];
+        if inputs.sandbox.user.is_some() {
+            options.extend(mapped::locked(&source));
         }
-        Ok(bind)
+        Ok(new_mount(&mount.container_path, "bind", &source, &options))
     }
+}
+
+/// An image volume is read-only whatever was asked, as Kubernetes has it, and nobody's programs. Its ids
+/// are the pod's already.
+fn volume(mount: &Asked, source: &Path) -> Mount {
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    new_mount(&mount.container_path, "bind", source, &options)
 }
 
 /// The source with its links resolved; made as a folder where nothing is.
@@ -256,7 +266,7 @@ fn new_mount(target: &Path, kind: &str, source: &Path, options: &[&str]) -> Moun
     mount
 }
 
-fn id_mappings(list: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, SpecError> {
+pub(super) fn id_mappings(list: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, SpecError> {
     let one = |m: &IdMapping| {
         LinuxIdMappingBuilder::default()
             .container_id(m.container_id)

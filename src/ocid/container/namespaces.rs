@@ -63,6 +63,7 @@ pub(super) fn of(inputs: &SpecInputs<'_>) -> Result<Vec<LinuxNamespace>, SpecErr
     };
     let mut list = Vec::new();
     for (kind, from) in [
+        (LinuxNamespaceType::User, pods(&sandbox.user)),
         (LinuxNamespaceType::Mount, From::New),
         (LinuxNamespaceType::Network, network),
         (LinuxNamespaceType::Ipc, ipc),

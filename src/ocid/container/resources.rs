@@ -128,25 +128,39 @@ impl Resources {
         })
     }
 
-    /// The limits after an update (UpdateContainerResources): what it does not say stays.
-    pub fn updated(&self, update: &Self) -> Self {
+    /// The limits after an update (UpdateContainerResources), whose fields are below `field`: what it
+    /// does not say stays. A memory limit without a word about swap is also the new limit of both, as
+    /// at a container's creation. The score for the OOM killer is of processes, not of the cgroup,
+    /// and those that run keep theirs.
+    pub fn updated(&self, field: &str, update: &Self) -> Result<Self, FieldError> {
         fn pick<T: PartialEq + Default + Clone>(old: &T, new: &T) -> T {
             if *new == T::default() { old } else { new }.clone()
         }
         let mut unified = self.unified.clone();
         unified.extend(update.unified.clone());
-        Self {
+        let memory_limit = pick(&self.memory_limit, &update.memory_limit);
+        let memory_swap_limit = match (update.memory_limit, update.memory_swap_limit) {
+            (0, 0) => self.memory_swap_limit,
+            (_, swap) => swap,
+        };
+        if memory_limit > 0 && (1..memory_limit).contains(&memory_swap_limit) {
+            let problem =
+                format!("is {memory_swap_limit}, below the memory limit of {memory_limit}");
+            let field = format!("{field}.memory_swap_limit_in_bytes");
+            return Err(FieldError::new(field, problem));
+        }
+        Ok(Self {
             cpu_period: pick(&self.cpu_period, &update.cpu_period),
             cpu_quota: pick(&self.cpu_quota, &update.cpu_quota),
             cpu_shares: pick(&self.cpu_shares, &update.cpu_shares),
-            memory_limit: pick(&self.memory_limit, &update.memory_limit),
-            memory_swap_limit: pick(&self.memory_swap_limit, &update.memory_swap_limit),
-            oom_score_adj: pick(&self.oom_score_adj, &update.oom_score_adj),
+            memory_limit,
+            memory_swap_limit,
+            oom_score_adj: self.oom_score_adj,
             cpuset_cpus: pick(&self.cpuset_cpus, &update.cpuset_cpus),
             cpuset_mems: pick(&self.cpuset_mems, &update.cpuset_mems),
             hugepage_limits: pick(&self.hugepage_limits, &update.hugepage_limits),
             unified,
-        }
+        })
     }
 
     /// The OCI form, as far as this machine's cgroups can hold it; device rules are not in it.
@@ -385,8 +399,39 @@ mod tests {
             cpu_shares: 2,
             ..Default::default()
         };
-        let new = old.updated(&update);
+        let new = old.updated("linux", &update).unwrap();
         assert_eq!((new.cpu_shares, new.cpu_quota), (2, 20_000));
         assert_eq!(new.unified, old.unified);
+    }
+
+    #[test]
+    fn an_update_of_memory_takes_swap_along() {
+        let old = Resources {
+            memory_limit: 64 << 20,
+            memory_swap_limit: 96 << 20,
+            oom_score_adj: 7,
+            ..Default::default()
+        };
+        let both = |memory_limit, memory_swap_limit| {
+            let update = Resources {
+                memory_limit,
+                memory_swap_limit,
+                oom_score_adj: 500,
+                ..Default::default()
+            };
+            old.updated("linux", &update).map(|r| {
+                (
+                    r.memory_limit >> 20,
+                    r.memory_swap_limit >> 20,
+                    r.oom_score_adj,
+                )
+            })
+        };
+        assert_eq!(both(0, 0), Ok((64, 96, 7)));
+        assert_eq!(both(128 << 20, 0), Ok((128, 0, 7)));
+        assert_eq!(both(128 << 20, 256 << 20), Ok((128, 256, 7)));
+        assert_eq!(both(0, 128 << 20), Ok((64, 128, 7)));
+        let e = both(0, 32 << 20).unwrap_err();
+        assert_eq!(e.field, "linux.memory_swap_limit_in_bytes");
     }
 }

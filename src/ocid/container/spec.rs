@@ -4,7 +4,7 @@
 //! privilege the container gets what there is, and the caller a warning to log; where it lacks a
 //! thing that was asked for by name, the container is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
@@ -18,13 +18,14 @@ use super::confinement::{
 use super::devices::Devices;
 use super::error::SpecError;
 use super::facts::HostFacts;
-use super::mounts::Mounts;
+use super::mounts::{Mounts, id_mappings};
 use super::namespaces;
 use super::process;
 use super::security::Profile;
 use super::signal::Signal;
 use super::user::{self, ResolvedUser};
 use crate::host::fs::read_capped;
+use crate::host::namespace::IdMaps;
 use crate::host::rooted::Rooted;
 use crate::ocid::field::FieldError;
 use crate::ocid::sandbox::config::SandboxConfig;
@@ -47,6 +48,10 @@ pub struct SpecInputs<'a> {
     pub image: &'a ImageConfiguration,
     /// Mounted and writable.
     pub rootfs: &'a Path,
+    /// A folder of the container's own for files that it is given.
+    pub bundle: &'a Path,
+    /// Where the images that are its volumes are mounted, by their place among the mounts.
+    pub volumes: &'a BTreeMap<usize, PathBuf>,
     pub defaults: &'a Defaults,
     pub host: &'a HostFacts,
 }
@@ -60,6 +65,7 @@ pub struct SandboxView<'a> {
     pub net: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub uts: Option<PathBuf>,
+    pub user: Option<PathBuf>,
     /// None: the pod shares none; the machine's where its mode is `Node`, else one per container.
     pub pid: Option<PathBuf>,
     /// Init of the container that a `Target` mode names.
@@ -86,8 +92,12 @@ pub struct BuiltSpec {
 /// Refuses a pod that asks for what no container of it could get.
 pub fn check_sandbox(config: &SandboxConfig, host: &HostFacts) -> Result<(), SpecError> {
     let at = "config.linux.security_context";
-    if config.namespaces.userns.is_some() {
-        return Err(no_userns(at));
+    if config.namespaces.userns.is_some() && !host.user_namespaces {
+        return Err(SpecError::Unavailable {
+            field: format!("{at}.namespace_options.userns_options"),
+            need: "user namespaces whose ids the file system of the images can be mapped to"
+                .to_owned(),
+        });
     }
     if let (Profile::Localhost(name), false) = (&config.security.apparmor, host.apparmor) {
         return Err(no_apparmor(at, name));
@@ -116,6 +126,8 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     let cwd = process::cwd(config, image);
     let image_user = image.and_then(|i| i.user().as_deref()).unwrap_or("");
     let user = user::resolve(&rootfs, image_user, security)?;
+    let maps = sandbox.maps();
+    let owner = owner(maps.as_ref(), &user)?;
     let granted = capabilities::grant(
         &defaults.capabilities,
         &security.capabilities,
@@ -137,7 +149,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .oci(defaults.pids_limit, host, &mut warnings)?;
     resources.set_devices(Some(devices.rules));
 
-    prepare_root(inputs, &rootfs, &cwd, &user)?;
+    prepare_root(inputs, &rootfs, &cwd, owner)?;
 
     let mut oci_user = User::default();
     oci_user
@@ -174,6 +186,11 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_rootfs_propagation(mounts.root_propagation.map(str::to_owned))
         .set_masked_paths(Some(hidden_paths(inputs)))
         .set_readonly_paths(Some(readonly_paths(inputs)));
+    if let Some(userns) = &sandbox.config.namespaces.userns {
+        linux
+            .set_uid_mappings(Some(id_mappings(&userns.uids)?))
+            .set_gid_mappings(Some(id_mappings(&userns.gids)?));
+    }
 
     let mut root = Root::default();
     root.set_path(inputs.rootfs.to_owned())
@@ -204,14 +221,14 @@ fn check(inputs: &SpecInputs<'_>) -> Result<(), SpecError> {
         let problem = "is true, but the pod is not privileged";
         return Err(FieldError::new(format!("{at}.privileged"), problem).into());
     }
-    if inputs
-        .config
-        .security
-        .namespaces(&pod.namespaces)
-        .userns
-        .is_some()
-    {
-        return Err(no_userns(at));
+    let options = inputs.config.security.namespaces(&pod.namespaces);
+    let at_options = format!("{at}.namespace_options");
+    if options.userns.is_some() && options.userns != pod.namespaces.userns {
+        let field = format!("{at_options}.userns_options");
+        return Err(FieldError::new(field, "is not that of the pod").into());
+    }
+    if pod.namespaces.userns.is_some() {
+        options.refuse_machines(&at_options)?;
     }
     if !inputs.config.cdi_devices.is_empty() {
         return Err(SpecError::Unavailable {
@@ -222,11 +239,37 @@ fn check(inputs: &SpecInputs<'_>) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn no_userns(at: &str) -> SpecError {
-    SpecError::Unavailable {
-        field: format!("{at}.namespace_options.userns_options"),
-        need: "user namespaces for pods".to_owned(),
+impl SandboxView<'_> {
+    /// The maps of the pod's user namespace.
+    pub(super) fn maps(&self) -> Option<IdMaps> {
+        self.config.namespaces.userns.as_ref().map(|u| u.maps())
     }
+}
+
+/// To whom the machine's kernel says that files of the container's root and of its user belong.
+struct Owner {
+    root: Option<(u32, u32)>,
+    user: (u32, u32),
+}
+
+fn owner(maps: Option<&IdMaps>, user: &ResolvedUser) -> Result<Owner, SpecError> {
+    let Some(maps) = maps else {
+        return Ok(Owner {
+            root: None,
+            user: (user.uid, user.gid),
+        });
+    };
+    let known = maps.owner(user.uid, user.gid).ok_or_else(|| {
+        let problem = format!(
+            "gives user {} and group {}, whom the pod's user namespace does not have",
+            user.uid, user.gid
+        );
+        FieldError::new("config.linux.security_context.run_as_user", problem)
+    })?;
+    Ok(Owner {
+        root: maps.owner(0, 0),
+        user: known,
+    })
 }
 
 /// Folders in the container's root; volumes belong to whom the container runs as.
@@ -234,7 +277,7 @@ fn prepare_root(
     inputs: &SpecInputs<'_>,
     rootfs: &Rooted,
     cwd: &str,
-    user: &ResolvedUser,
+    owner: Owner,
 ) -> Result<(), SpecError> {
     let make = |path: &Path, owner| {
         rootfs
@@ -253,14 +296,18 @@ fn prepare_root(
             .iter()
             .any(|m| m.container_path == path)
         {
-            make(path, Some((user.uid, user.gid)))?;
+            make(path, Some(owner.user))?;
         }
     }
-    make(Path::new(cwd), None)?;
-    make(Path::new("/etc"), None)?;
+    make(Path::new(cwd), owner.root)?;
+    make(Path::new("/etc"), owner.root)?;
     // Programs that read /etc/mtab find what they look for, as in any docker container.
     rootfs
-        .symlink(Path::new("/proc/mounts"), Path::new("/etc/mtab"))
+        .symlink(
+            Path::new("/proc/mounts"),
+            Path::new("/etc/mtab"),
+            owner.root,
+        )
         .map_err(|e| SpecError::io("link", "/etc/mtab", e))
 }
 

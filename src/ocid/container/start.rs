@@ -7,17 +7,22 @@ use crate::host::clock::now_ns;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::state::record::Phase;
 
-/// Starts what was created. A container that runs already, by an earlier call whose client went away,
-/// counts as started.
+/// Starts what was created. A repeat of a call whose client went away joins it or finds its result; after a
+/// restart of the daemon, which does not know who got an answer, the first call on a running container does.
 pub async fn start(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
     let container = daemon.containers.expect(id)?;
-    let daemon = Arc::clone(daemon);
-    daemon
-        .clone()
-        .tracked(async move { start_now(&daemon, &container).await })
-        .await
+    let name = format!("start {}", container.now().id);
+    let work = {
+        let daemon = Arc::clone(daemon);
+        async move {
+            start_now(&daemon, &container).await?;
+            Ok(container.now().id.clone())
+        }
+    };
+    daemon.joined.run(&daemon.tasks, name, work).await.map(drop)
 }
 
 async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
@@ -25,6 +30,9 @@ async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<(
     let _share = sandbox.share().await;
     let _gate = container.gate().await;
     let record = container.now();
+    if record.phase == Phase::Running && daemon.joined.take_offer(&record.id) {
+        return Ok(());
+    }
     if record.phase != Phase::Created {
         return Err(Arc::new(Error::State {
             what: "container",
@@ -38,18 +46,24 @@ async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<(
         r.phase = Phase::Running;
         r.started_at = now_ns();
     })?;
+    failpoint::pass(Point::StartNoted).await?;
     let runtime = daemon.runtime(&record.runtime_handler)?;
-    if let Err(error) = runtime.start(&record.id).await {
+    if let Err(error) = runtime.start(&record.id).await
+        // The runtime of a daemon that was killed may have got there first.
+        && !runtime.is_started(&record.id).await.unwrap_or(false)
+    {
         let message = error.to_string();
         container.change(|r| {
             if r.phase == Phase::Running {
                 r.phase = Phase::Created;
-                r.started_at = 0;
             }
+            // Also where it has ended over this: by that it is told from one that ran.
+            r.started_at = 0;
             r.message = message;
         })?;
         return Err(Arc::new(error.into()));
     }
+    failpoint::pass(Point::StartStarted).await?;
     daemon.tell(Kind::Started, &container.now());
     tracing::info!(container = %record.id, "container is started");
     Ok(())

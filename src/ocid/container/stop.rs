@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Container;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::sandbox::config::NamespaceMode;
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
@@ -32,10 +33,12 @@ async fn stop_now(daemon: &Arc<Daemon>, container: &Arc<Container>, grace: Durat
     }
     // Not under the gate: a second call with a shorter grace period must get through.
     signal(daemon, &record, record.stop_signal)?;
+    failpoint::pass(Point::StopSignalled).await?;
     if tokio::time::timeout(grace, ended(container)).await.is_ok() {
         return Ok(());
     }
     tracing::debug!(container = %record.id, ?grace, "the grace period is over");
+    failpoint::pass(Point::StopOverdue).await?;
     kill(daemon, container).await
 }
 
@@ -46,6 +49,7 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
         return Ok(());
     }
     signal(daemon, &record, libc::SIGKILL)?;
+    failpoint::pass(Point::StopKilled).await?;
     let record_ = Arc::clone(&record);
     let daemon_ = Arc::clone(daemon);
     blocking(move || kill_rest(&daemon_, &record_)).await?;

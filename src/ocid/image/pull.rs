@@ -23,9 +23,10 @@ use super::registries::Source;
 use super::registry::{Attempt, Fetched, Repository, chain_without_url};
 use super::store::{ImageStore, Inner};
 use crate::host::memory;
-use crate::ocid::storage::StorageError;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::layers::Pin;
 use crate::ocid::storage::unpack::{Expected, Fed, LayerError, feed};
+use crate::ocid::storage::{StorageError, failed};
 
 /// How often a download that broke off is taken up again where it stopped.
 const RESUMPTIONS: u32 = 5;
@@ -220,6 +221,8 @@ async fn pull_from(
     };
     let config = record.image(false).map_err(wrong)?.config;
     let diff_ids = diff_ids(&config, manifest.layers.len()).map_err(wrong)?;
+    let reach = |point| failpoint::reach(point).map_err(failed("go on in", &store.root));
+    reach(Point::PullResolved)?;
     let pins: Vec<Pin> = diff_ids.iter().map(|d| store.layers.pin(d)).collect();
     let layers = manifest.layers.into_iter().zip(diff_ids.iter().cloned());
     let fetched = fetch_layers(store, reference, Arc::new(repository), layers).await;
@@ -261,6 +264,7 @@ fn commit(
         size = size.saturating_add(layer.archive);
     }
     store.layers.make_durable(&diff_ids)?;
+    failpoint::reach(Point::PullDurable).map_err(failed("go on in", &store.root))?;
     record.layers = diff_ids;
     record.size = size;
     Ok(store.commit(record, reference, digests)?)

@@ -35,15 +35,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image's default user as the CRI wants it: a uid, or a name that is not a number. Without
-    /// any it runs as root.
+    /// The image's default user as the CRI wants it: a uid, or a name that is not a number.
     pub fn user(&self) -> ImageUser {
         let config = self.config.config().as_ref();
         let user = config.and_then(|c| c.user().as_deref()).unwrap_or("");
         let user = user.split(':').next().unwrap_or("");
         match user.parse::<u32>() {
             Ok(uid) => ImageUser::Uid(uid),
-            Err(_) if user.is_empty() => ImageUser::Uid(0),
+            Err(_) if user.is_empty() => ImageUser::None,
             Err(_) => ImageUser::Name(user.to_owned()),
         }
     }
@@ -58,6 +57,8 @@ impl Image {
 /// Who an image's process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageUser {
+    /// It does not say, which means root; the CRI has neither uid nor name then.
+    None,
     Uid(u32),
     Name(String),
 }
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn users() {
-        assert_eq!(image("").user(), ImageUser::Uid(0));
+        assert_eq!(image("").user(), ImageUser::None);
         assert_eq!(image("1000:2000").user(), ImageUser::Uid(1000));
         assert_eq!(image("redis:root").user(), ImageUser::Name("redis".into()));
         assert_eq!(image("-1").user(), ImageUser::Name("-1".into()));

@@ -22,9 +22,10 @@ use super::record::{Image, Record};
 use super::reference::{Named, Reference, is_id};
 use super::registries::Registries;
 use crate::host::fs::sync_dir;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
-use crate::ocid::storage::{FsUsage, StorageError, failed};
+use crate::ocid::storage::{FsUsage, StorageError, Users, failed};
 
 /// All images below one root. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -127,6 +128,7 @@ impl ImageStore {
     /// unknown one is no error. Layers that neither an image nor a container needs go as well.
     /// Blocks for as long as deleting their files takes.
     pub fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
+        let reach = |point| failpoint::reach(point).map_err(failed("go on in", &self.0.root));
         let unused = {
             let _writes = self.0.writes();
             let found = self.0.find(&self.0.index(), name_or_id);
@@ -147,13 +149,16 @@ impl ImageStore {
             };
             if gone {
                 self.0.delete_record(&image.id)?;
+                reach(Point::RemoveImageForgotten)?;
             } else {
                 self.0.rename_record(image)?;
+                reach(Point::RemoveImageRenamed)?;
             }
             self.0.withdraw_unused()?
         };
+        reach(Point::RemoveImageWithdrawn)?;
         unused.delete();
-        Ok(())
+        Ok(reach(Point::RemoveImageGone)?)
     }
 
     /// What the layers take on disk.
@@ -197,15 +202,40 @@ impl ImageStore {
         image: &Image,
         target: &Path,
     ) -> Result<(), StorageError> {
+        self.mount_container_for(container_id, image, None, target)
+            .await
+    }
+
+    /// [`ImageStore::mount_container`] for a container in a user namespace.
+    pub async fn mount_container_for(
+        &self,
+        container_id: &str,
+        image: &Image,
+        users: Option<Users>,
+        target: &Path,
+    ) -> Result<(), StorageError> {
         let (store, id) = (self.0.clone(), container_id.to_owned());
         let (image, target) = (image.clone(), target.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             store.lease(&id, &image)?;
-            containers::mount(&store.root, &id, &image.layers, &target)
+            containers::mount(&store.root, &id, &image.layers, users.as_ref(), &target)
         });
         mounted
             .await
             .unwrap_or_else(|e| Err(failed("mount on", target_of(&e))(std::io::Error::other(e))))
+    }
+
+    /// Mounts an image, read-only, as a volume of a container: `target` shows its layers, which the
+    /// container's lease keeps from now on too. Unmounting is the caller's. Blocks.
+    pub fn mount_volume(
+        &self,
+        container_id: &str,
+        image: &Image,
+        users: Option<&Users>,
+        target: &Path,
+    ) -> Result<(), StorageError> {
+        self.0.lease_volume(container_id, image)?;
+        containers::mount_volume(&self.0.root, &image.layers, users, target)
     }
 
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.
@@ -360,6 +390,7 @@ impl Inner {
                 problem,
             })?;
         write_record(&path, &record)?;
+        failpoint::reach(Point::PullRecorded).map_err(failed("go on in", &self.root))?;
         let image = Arc::new(image);
         let losers: Vec<Arc<Image>> = {
             let mut index = self.index();
@@ -373,6 +404,7 @@ impl Inner {
             loser.repo_tags.retain(|t| Some(t) != tag.as_ref());
             self.rename_record(loser)?;
         }
+        failpoint::reach(Point::PullCommitted).map_err(failed("go on in", &self.root))?;
         Ok(image)
     }
 
@@ -403,21 +435,55 @@ impl Inner {
     }
 
     fn lease(&self, container_id: &str, image: &Image) -> Result<(), StorageError> {
+        self.change_lease(container_id, image, |known| {
+            let mut lease = Lease::new(&image.id, image.layers.clone());
+            lease.volumes = known.map(|l| l.volumes.clone()).unwrap_or_default();
+            lease
+        })
+    }
+
+    /// Adds an image that is a volume to a container's lease.
+    fn lease_volume(&self, container_id: &str, image: &Image) -> Result<(), StorageError> {
+        self.change_lease(container_id, image, |known| {
+            let mut lease = match known {
+                Some(lease) => lease.clone(),
+                None => Lease::new("", Vec::new()),
+            };
+            lease.volumes.extend(image.layers.iter().cloned());
+            lease.volumes.sort();
+            lease.volumes.dedup();
+            lease
+        })
+    }
+
+    /// Replaces a container's lease by one that keeps `image` too.
+    fn change_lease(
+        &self,
+        container_id: &str,
+        image: &Image,
+        change: impl FnOnce(Option<&Lease>) -> Lease,
+    ) -> Result<(), StorageError> {
         let folder = containers::folder(&self.root, container_id)?;
-        let lease = Lease::new(&image.id, image.layers.clone());
-        {
+        let (lease, old) = {
             let mut index = self.index();
-            if index.leases.get(container_id) == Some(&lease) {
+            let known = index.leases.get(container_id);
+            let lease = change(known);
+            if known == Some(&lease) {
                 return Ok(());
             }
             // From here on the layers cannot go, so it is enough to see them once.
             if let Some(missing) = image.layers.iter().find(|d| self.layers.get(d).is_none()) {
                 return Err(StorageError::MissingLayer(missing.clone()));
             }
-            index.leases.insert(container_id.to_owned(), lease.clone());
-        }
+            let old = index.leases.insert(container_id.to_owned(), lease.clone());
+            (lease, old)
+        };
         containers::write_lease(&folder, &lease).inspect_err(|_| {
-            self.index().leases.remove(container_id);
+            let mut index = self.index();
+            index.leases.remove(container_id);
+            index
+                .leases
+                .extend(old.map(|old| (container_id.to_owned(), old)));
         })
     }
 
@@ -425,7 +491,7 @@ impl Inner {
     pub fn withdraw_unused(&self) -> Result<Unused, StorageError> {
         let index = self.index();
         let of_images = index.images.values().flat_map(|i| &i.layers);
-        let of_containers = index.leases.values().flat_map(|l| &l.layers);
+        let of_containers = index.leases.values().flat_map(Lease::kept);
         let used: HashSet<&Digest> = of_images.chain(of_containers).collect();
         self.layers.withdraw_unused(&used)
     }

@@ -25,6 +25,11 @@ pub enum ClientError {
     Talk { bundle: PathBuf, source: io::Error },
     #[error("the monitor in `{bundle}` did not answer within {limit:?}")]
     Silent { bundle: PathBuf, limit: Duration },
+    #[error(
+        "the monitor in `{bundle}` speaks version {version} of the protocol, this ocid {VERSION}: \
+         it was started by another build"
+    )]
+    Version { bundle: PathBuf, version: u32 },
     #[error("the monitor in `{bundle}` refused: {message}")]
     Refused { bundle: PathBuf, message: String },
 }
@@ -35,7 +40,7 @@ pub struct Client {
     bundle: PathBuf,
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
-    /// What the monitor speaks; it may be older or newer than we are.
+    /// What the monitor speaks with us; it may be older than we are.
     pub version: u32,
 }
 
@@ -62,7 +67,13 @@ pub async fn connect(bundle: &Path) -> Result<Client, ClientError> {
         .ask(&Request::Hello { version: VERSION }, LIMIT)
         .await?
     {
-        Answer::Hello { version } => client.version = version,
+        Answer::Hello { version } if (1..=VERSION).contains(&version) => client.version = version,
+        Answer::Hello { version } => {
+            return Err(ClientError::Version {
+                bundle: bundle.to_owned(),
+                version,
+            });
+        }
         other => return Err(client.surprised(&other)),
     }
     Ok(client)

@@ -18,11 +18,18 @@ use super::protocol::{Answer, ContainerJob, ExitRecord, RECORD, Reply, Request, 
 use super::stdio::{Channel, Progress, Stream};
 use super::{Daemon, MonitorError, record};
 use crate::host::{clock, pages, pty};
+use crate::ocid::failpoint::{self, Point};
 
 /// How long an exit record that finds no room waits before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
+    if let Some(order) = &job.failpoint
+        && let Err(e) = failpoint::arm(order)
+    {
+        eprintln!("{e}");
+    }
+    failpoint::reach(Point::MonitorOrdered).map_err(MonitorError::prepare("begin"))?;
     env::set_current_dir(&job.bundle).map_err(|source| MonitorError::Bundle {
         path: job.bundle.clone(),
         source,
@@ -41,6 +48,8 @@ pub fn run(job: ContainerJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
         init: created.init,
         monitor: created.record.monitor,
     });
+    let go_on = MonitorError::prepare("go on");
+    failpoint::reach(Point::MonitorAnswered).map_err(go_on)?;
     // Most of what has been done will not be done again, and there is a process like this for every container.
     if let Err(e) = pages::forget_code() {
         eprintln!("give memory back: {e}");
@@ -124,6 +133,7 @@ impl Monitor {
             self.turn()?;
         };
         self.rest_of_output();
+        failpoint::reach(Point::MonitorEnded)?;
         let exit = ExitRecord {
             version: VERSION,
             id: self.job.id.clone(),
@@ -134,6 +144,7 @@ impl Monitor {
             monitor_lost: false,
         };
         self.record(exit)?;
+        failpoint::reach(Point::MonitorWritten)?;
         record::remove(Path::new(SOCKET))
     }
 

@@ -97,9 +97,11 @@ impl Client {
     fn answer(&mut self, line: &[u8], answer: &mut impl FnMut(Request) -> Answer) -> Answer {
         let refused = |message: String| Answer::Refused { message };
         match serde_json::from_slice(line) {
-            Ok(Request::Hello { .. }) => {
+            Ok(Request::Hello { version }) => {
                 self.greeted = true;
-                Answer::Hello { version: VERSION }
+                // What both understand; older versions are spoken for ever.
+                let version = version.clamp(1, VERSION);
+                Answer::Hello { version }
             }
             Ok(_) if !self.greeted => refused("the first request must be `hello`".to_owned()),
             Ok(request) => answer(request),

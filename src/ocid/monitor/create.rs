@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::record;
 use super::stdio::{Channel, Stream};
 use crate::host::process::{self, ProcessId};
 use crate::host::pty;
+use crate::ocid::failpoint::{self, Point};
 
 /// The limit of the clean-up after a failed `create`.
 const DELETE_LIMIT: Duration = Duration::from_secs(30);
@@ -71,6 +73,11 @@ impl Stdio {
         } else {
             (null()?, None)
         };
+        if let Some((uid, gid)) = job.owner {
+            // In a user namespace even root may open `/dev/stdout` only where it belongs to one of its users.
+            fchown(&their_out, Some(uid), Some(gid))?;
+            fchown(&their_err, Some(uid), Some(gid))?;
+        }
         let console = if job.tty {
             // What a former attempt left behind.
             record::remove(Path::new(CONSOLE))?;
@@ -116,6 +123,7 @@ pub fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
     let mut early = Vec::new();
     let outcome = call_create(job, &children, theirs, &mut early);
     let attempt = outcome.and_then(|()| {
+        failpoint::reach(Point::MonitorCreated).map_err(prepare("go on"))?;
         let no_process = |source| MonitorError::Prepare {
             what: "find the container's first process",
             source,
@@ -134,6 +142,7 @@ pub fn create(job: &ContainerJob) -> Result<Created, MonitorError> {
         };
         record.init = Some(init);
         record::write(Path::new(RECORD), &record).map_err(prepare("write `monitor.json`"))?;
+        failpoint::reach(Point::MonitorRecorded).map_err(prepare("go on"))?;
         Ok((init, terminal))
     });
     let made = attempt.and_then(|(init, terminal)| {

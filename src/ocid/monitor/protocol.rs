@@ -89,6 +89,12 @@ pub struct ContainerJob {
     pub open_files: Option<u64>,
     /// The runtime is killed when `create` takes longer, milliseconds.
     pub create_limit_ms: u64,
+    /// See [`crate::ocid::failpoint`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failpoint: Option<String>,
+    /// User and group that the container's ends of its pipes are given to; else they stay ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Where and with which fields lines go to the journal.
@@ -106,6 +112,18 @@ pub struct ExecJob {
     pub folder: PathBuf,
     pub limit_ms: Option<u64>,
     pub open_files: Option<u64>,
+    /// A cgroup of its own; absent where the runtime cannot use one.
+    #[serde(default)]
+    pub cgroup: Option<ExecCgroup>,
+}
+
+/// Where what is exec'd is kept together: a cgroup below the container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecCgroup {
+    /// To be made for this exec.
+    pub folder: PathBuf,
+    /// What the runtime is told (`exec --cgroup`).
+    pub argument: String,
 }
 
 /// The one line that a monitor answers on its start-up socket.

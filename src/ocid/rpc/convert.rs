@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-
-use serde::Serialize;
+use std::sync::Arc;
 
 use crate::cri::v1;
 use crate::ocid::daemon::Daemon;
+use crate::ocid::error::{Error, Result};
+use crate::ocid::field::{FieldError, unknown_enum};
+use crate::ocid::image::reference::{Reference, is_id};
 use crate::ocid::image::{Image, ImageUser};
 use crate::ocid::state::record::{ContainerRecord, Phase, SandboxRecord};
 
@@ -17,15 +19,38 @@ pub fn selects(selector: &HashMap<String, String>, labels: &BTreeMap<String, Str
         .all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// What `crictl inspect` and its kin show beyond the status.
-pub fn verbose<R: Serialize>(record: &R) -> HashMap<String, String> {
-    match serde_json::to_string(record) {
-        Ok(info) => HashMap::from([("info".to_owned(), info)]),
-        Err(error) => {
-            tracing::warn!(%error, "the verbose information is left out");
-            HashMap::new()
-        }
+/// The name or id in an image field that must be set.
+pub fn named(field: &str, spec: Option<v1::ImageSpec>) -> Result<String> {
+    let required = |field: String| Arc::new(Error::from(FieldError::required(field)));
+    let name = spec.ok_or_else(|| required(field.to_owned()))?.image;
+    if name.is_empty() {
+        return Err(required(format!("{field}.image")));
     }
+    let id = name.strip_prefix("sha256:").unwrap_or(&name);
+    if !is_id(id)
+        && let Err(error) = Reference::parse(&name)
+    {
+        let problem = format!("is no image: {error}");
+        return Err(Arc::new(
+            FieldError::new(format!("{field}.image"), problem).into(),
+        ));
+    }
+    Ok(name)
+}
+
+/// A number that stands for one of an enum's values; `field` names it where it does not.
+pub fn enumerated<E: TryFrom<i32>>(field: &str, number: Option<i32>) -> Result<()> {
+    match number {
+        Some(number) if E::try_from(number).is_err() => {
+            Err(Arc::new(Error::from(unknown_enum(field, number))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The order of lists. `key` is when it was made, and the id, which decides between equals.
+pub fn newest_first<T>(items: &mut [T], key: impl Fn(&T) -> (i64, &str)) {
+    items.sort_by(|a, b| key(b).cmp(&key(a)));
 }
 
 fn map(map: &BTreeMap<String, String>) -> HashMap<String, String> {
@@ -154,6 +179,7 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
 
 pub fn image(image: &Image) -> v1::Image {
     let (uid, username) = match image.user() {
+        ImageUser::None => (None, String::new()),
         ImageUser::Uid(uid) => (Some(uid.into()), String::new()),
         ImageUser::Name(name) => (None, name),
     };
@@ -175,6 +201,21 @@ pub fn image(image: &Image) -> v1::Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_comes_first_and_equals_keep_an_order() {
+        let mut items = vec![(1, "a"), (3, "a"), (3, "b"), (2, "c")];
+        newest_first(&mut items, |item| (item.0, item.1));
+        assert_eq!(items, [(3, "b"), (3, "a"), (2, "c"), (1, "a")]);
+    }
+
+    #[test]
+    fn an_enum_has_its_own_numbers_only() {
+        let check = |number| enumerated::<v1::ContainerState>("filter.state.state", number);
+        assert!(check(None).is_ok() && check(Some(3)).is_ok());
+        let error = check(Some(9)).unwrap_err().to_string();
+        assert_eq!(error, "`filter.state.state` has the unknown value 9");
+    }
 
     #[test]
     fn a_selector_needs_every_pair() {

@@ -5,6 +5,7 @@ pub mod image;
 pub mod runtime;
 pub mod status;
 pub mod stream;
+pub mod verbose;
 
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ macro_rules! serve {
                     &self,
                     request: tonic::Request<v1::$request>,
                 ) -> Result<tonic::Response<v1::$response>, tonic::Status> {
+                    // An end of the daemon waits for it.
+                    let _call = self.0.tasks.token();
                     let answer = $serve(&self.0, request.into_inner()).await;
                     $crate::ocid::rpc::status::answer(stringify!($rpc), answer)
                 }

@@ -209,7 +209,7 @@ impl Runtime {
 
     /// Has the container's own process been started? runc and crun keep a fifo in their state that `start`
     /// removes; another runtime is asked.
-    async fn is_started(&self, id: &str) -> Result<bool, RuntimeError> {
+    pub async fn is_started(&self, id: &str) -> Result<bool, RuntimeError> {
         let state = self.oci.root.join(id);
         if state.join("state.json").exists() {
             return Ok(!state.join("exec.fifo").exists());

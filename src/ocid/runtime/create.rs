@@ -17,11 +17,13 @@ use tokio::process::Child;
 use super::{Runtime, RuntimeError};
 use crate::host::process::{ProcessId, kill_family};
 use crate::host::{fs as host_fs, spawn};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::monitor::protocol::{
     ContainerJob, ExitRecord, Job, Journal, LINE_MAX, LOG, MonitorRecord, Order, RECORD, Reply,
     VERSION,
 };
 use crate::ocid::monitor::{last_line, record};
+use crate::ocid::state::record::check;
 
 /// journald's socket for native datagrams.
 pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
@@ -47,6 +49,8 @@ pub struct CreateRequest {
     pub journal: Option<JournalTags>,
     /// Where the exit record will be written; must exist.
     pub exits_dir: PathBuf,
+    /// User and group that the container's stdio is given to; else it stays ours.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Whose lines they are, for the journal's fields.
@@ -104,7 +108,9 @@ impl Runtime {
             stdin: r.stdin,
             stdin_once: r.stdin_once,
             open_files: self.open_files.map(|(soft, _)| soft),
+            owner: r.owner,
             create_limit_ms: u64::try_from(self.create_limit.as_millis()).unwrap_or(u64::MAX),
+            failpoint: failpoint::for_monitor(),
         }));
         let io = |what| {
             move |source| RuntimeError::Io {
@@ -130,12 +136,14 @@ impl Runtime {
                 monitor,
                 init: None,
             };
-            record::write(&r.bundle.join(RECORD), &record)
+            record::write(&r.bundle.join(RECORD), &record)?;
+            failpoint::reach(Point::CreateMonitor)
         };
         let started = self
             .launch(&r.id, order, [Stdio::null(), Stdio::from(log)], known)
             .await?;
         let Launched { mut child, socket } = started;
+        failpoint::reach(Point::CreateOrdered).map_err(io("go on with the creation"))?;
         let answered = tokio::time::timeout(self.create_limit + GRACE, answer(socket)).await;
         let outcome = match answered {
             Ok(Ok(Some(Reply::Created { init, monitor }))) => Ok(Created { init, monitor }),
@@ -243,7 +251,11 @@ fn last_words(log: &Path) -> String {
 /// The record of who looks after the container in this bundle; `None` when there is none.
 pub(super) fn read_record(bundle: &Path) -> io::Result<Option<MonitorRecord>> {
     match host_fs::read_capped(&bundle.join(RECORD), LINE_MAX as u64) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Ok(text) => {
+            let record: MonitorRecord = serde_json::from_slice(&text)?;
+            check(record.version, VERSION)?;
+            Ok(Some(record))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }

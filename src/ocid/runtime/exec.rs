@@ -1,7 +1,7 @@
 //! Running a command in a container and taking its output (`ExecSync`).
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::create::{Launched, answer};
 use super::{Runtime, RuntimeError};
-use crate::ocid::monitor::protocol::{ExecJob, Job, Reply};
+use crate::ocid::monitor::protocol::{ExecCgroup, ExecJob, Job, Reply};
 
 /// Output past this is read and dropped (what the CRI's callers expect of one message).
 pub const OUTPUT_CAP: usize = 16 << 20;
@@ -27,6 +27,29 @@ pub struct ExecRequest<'a> {
     /// The container's own process: its user, environment, folder, capabilities and limits hold for the command.
     pub process: &'a Process,
     pub limit: Option<Duration>,
+    /// The container's cgroup, where the runtime can run a command in one below it.
+    pub cgroup: Option<ContainerCgroup>,
+}
+
+/// A container's cgroup as `exec --cgroup` speaks of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerCgroup {
+    /// In cgroup2, or in the hierarchy of `controller`.
+    pub folder: PathBuf,
+    /// On cgroup v1: the controller whose cgroup is meant; the command stays in the container's own of all others.
+    pub controller: Option<&'static str>,
+}
+
+impl ContainerCgroup {
+    fn below(&self, name: &str) -> ExecCgroup {
+        ExecCgroup {
+            folder: self.folder.join(name),
+            argument: match self.controller {
+                Some(controller) => format!("{controller}:{name}"),
+                None => name.to_owned(),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +88,10 @@ impl Runtime {
                 .limit
                 .map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX)),
             open_files: self.open_files.map(|(soft, _)| soft),
+            cgroup: r.cgroup.as_ref().and_then(|cgroup| {
+                let name = folder.path().file_name()?.to_str()?;
+                Some(cgroup.below(name))
+            }),
         }));
         let started = self
             .launch(r.id, job, [Stdio::piped(), Stdio::piped()], |_| Ok(()))

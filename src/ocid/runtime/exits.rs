@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::host::fs::read_capped;
 use crate::host::inotify::{Change, FolderWatch};
-use crate::ocid::monitor::protocol::ExitRecord;
+use crate::ocid::monitor::protocol::{ExitRecord, VERSION};
 use crate::ocid::monitor::record;
+use crate::ocid::state::record::check;
 
 /// Records are far smaller.
 const RECORD_MAX: u64 = 64 * 1024;
@@ -95,7 +96,9 @@ pub(super) fn write_record(exits_dir: &Path, exit: &ExitRecord) -> io::Result<()
 }
 
 fn read(path: &Path) -> io::Result<ExitRecord> {
-    Ok(serde_json::from_slice(&read_capped(path, RECORD_MAX)?)?)
+    let exit: ExitRecord = serde_json::from_slice(&read_capped(path, RECORD_MAX)?)?;
+    check(exit.version, VERSION)?;
+    Ok(exit)
 }
 
 #[cfg(test)]
@@ -120,6 +123,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_record(dir.path(), &record("old")).unwrap();
         fs::write(dir.path().join("broken.json"), "{").unwrap();
+        let newer = ExitRecord {
+            version: VERSION + 1,
+            ..record("newer")
+        };
+        write_record(dir.path(), &newer).unwrap();
+        let error = read_record(dir.path(), "newer").unwrap_err().to_string();
+        assert!(error.contains("written by a newer ocid"), "{error}");
         let mut watch = ExitWatch::new(dir.path().to_owned()).unwrap();
         assert_eq!(watch.next().await.unwrap(), record("old"));
         let wait = tokio::time::timeout(Duration::from_millis(50), watch.next()).await;

@@ -12,6 +12,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oci_spec::runtime::LinuxResources;
+
 use crate::host::command::{Command, Output};
 use crate::host::process::ProcessId;
 use crate::ocid::monitor::protocol::OciRuntime;
@@ -20,7 +22,7 @@ use crate::ocid::monitor::{error_in, last_line};
 pub use self::adopt::Adopted;
 pub use self::create::{CreateRequest, Created, JournalTags};
 pub use self::error::RuntimeError;
-pub use self::exec::{ExecOutput, ExecRequest};
+pub use self::exec::{ContainerCgroup, ExecOutput, ExecRequest};
 pub use self::exits::ExitWatch;
 pub use crate::ocid::monitor::protocol::ExitRecord;
 
@@ -44,11 +46,23 @@ pub struct Features {
     pub oci_version_max: String,
     /// Recursive read-only mounts (`rro`).
     pub recursive_read_only: bool,
-    /// Mounts with their own id mappings.
-    pub idmapped_mounts: bool,
+    /// Containers in a user namespace.
+    pub user_namespaces: bool,
     pub apparmor: bool,
     pub selinux: bool,
     pub seccomp: bool,
+    pub exec_cgroup: ExecCgroups,
+}
+
+/// What `exec --cgroup` can do: run a command in a cgroup below the container's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExecCgroups {
+    #[default]
+    No,
+    /// On cgroup v2.
+    Unified,
+    /// And on v1 in the hierarchy of one controller.
+    PerController,
 }
 
 impl Runtime {
@@ -125,6 +139,18 @@ impl Runtime {
         }
     }
 
+    /// Gives a container that is created or runs new limits; those that are not set stay.
+    pub async fn update(&self, id: &str, limits: &LinuxResources) -> Result<(), RuntimeError> {
+        let limits = serde_json::to_vec(limits).map_err(|e| RuntimeError::Failed {
+            action: "update",
+            id: id.to_owned(),
+            message: format!("the limits are no JSON: {e}"),
+        })?;
+        let args = ["update", "--resources", "-", id];
+        let command = self.command(&args).stdin(limits);
+        self.finish("update", id, command).await.map(drop)
+    }
+
     /// The runtime's name and version, e.g. `runc` and `1.1.5`.
     pub async fn version(&self) -> Result<(String, String), RuntimeError> {
         let output = Command::new(&self.oci.path)
@@ -156,14 +182,25 @@ impl Runtime {
         id: &str,
         args: &[&str],
     ) -> Result<Output, RuntimeError> {
-        let output = Command::new(&self.oci.path)
+        self.finish(action, id, self.command(args)).await
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        Command::new(&self.oci.path)
             .args(self.oci.global_args())
             .args(args)
             // The runtime passes readiness on to containers when it sees this.
             .env("NOTIFY_SOCKET", "")
             .limit(LIMIT)
-            .output_async()
-            .await?;
+    }
+
+    async fn finish(
+        &self,
+        action: &'static str,
+        id: &str,
+        command: Command,
+    ) -> Result<Output, RuntimeError> {
+        let output = command.output_async().await?;
         if output.status.success() {
             return Ok(output);
         }
@@ -200,10 +237,21 @@ fn parse_features(text: &[u8]) -> Features {
             .unwrap_or_default()
             .to_owned(),
         recursive_read_only: mount_options.is_some_and(|o| o.iter().any(|v| v == "rro")),
-        idmapped_mounts: at("/linux/mountExtensions/idmap/enabled"),
+        user_namespaces: json
+            .pointer("/linux/namespaces")
+            .and_then(|v| v.as_array())
+            .is_some_and(|kinds| kinds.iter().any(|kind| kind == "user")),
         apparmor: at("/linux/apparmor/enabled"),
         selinux: at("/linux/selinux/enabled"),
         seccomp: at("/linux/seccomp/enabled"),
+        exec_cgroup: match json.get("annotations").and_then(|v| v.as_object()) {
+            // `features` and `exec --cgroup` came with the same release of runc, 1.1.0.
+            Some(a) if a.contains_key("org.opencontainers.runc.version") => {
+                ExecCgroups::PerController
+            }
+            Some(a) if a.contains_key("run.oci.crun.version") => ExecCgroups::Unified,
+            _ => ExecCgroups::No,
+        },
     }
 }
 
@@ -225,10 +273,18 @@ mod tests {
     #[test]
     fn features_are_read() {
         let text = br#"{"ociVersionMax":"1.0.2","mountOptions":["ro","rro"],
-            "linux":{"seccomp":{"enabled":true},"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+            "linux":{"seccomp":{"enabled":true},"namespaces":["mount","user"]}}"#;
         let features = parse_features(text);
-        assert!(features.recursive_read_only && features.idmapped_mounts && features.seccomp);
+        assert!(features.recursive_read_only && features.user_namespaces && features.seccomp);
         assert!(!features.apparmor && features.oci_version_max == "1.0.2");
         assert_eq!(parse_features(b"Incorrect Usage"), Features::default());
+        let annotated = |name: &str| {
+            let text = format!(r#"{{"annotations":{{"{name}":"1"}}}}"#);
+            parse_features(text.as_bytes()).exec_cgroup
+        };
+        let runc = annotated("org.opencontainers.runc.version");
+        assert_eq!(runc, ExecCgroups::PerController);
+        assert_eq!(annotated("run.oci.crun.version"), ExecCgroups::Unified);
+        assert_eq!(annotated("other"), ExecCgroups::No);
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sysctl;
 use crate::cri::v1;
+use crate::host::namespace::{IdMap, IdMaps};
 use crate::ocid::container::resources::Resources;
 use crate::ocid::container::security::{IdMapping, Profile, Selinux};
 use crate::ocid::field::{FieldError, absolute, id, plain, unknown_enum};
@@ -112,6 +113,7 @@ pub struct NamespaceOptions {
     pub userns: Option<UserNamespace>,
 }
 
+/// One range for users and one for groups, as the CRI's validation has it, each from id 0 on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserNamespace {
     pub uids: Vec<IdMapping>,
@@ -321,23 +323,16 @@ impl NamespaceOptions {
             None => None,
             Some(asked) => match mode("userns_options.mode", asked.mode)? {
                 NamespaceMode::Node => None,
-                NamespaceMode::Pod => Some(UserNamespace {
-                    uids: IdMapping::parse(&format!("{field}.userns_options.uids"), &asked.uids)?,
-                    gids: IdMapping::parse(&format!("{field}.userns_options.gids"), &asked.gids)?,
-                }),
+                NamespaceMode::Pod => Some(UserNamespace::parse(
+                    &format!("{field}.userns_options"),
+                    &asked,
+                )?),
                 NamespaceMode::Container | NamespaceMode::Target => {
                     let field = format!("{field}.userns_options.mode");
                     return Err(FieldError::new(field, "is neither POD nor NODE"));
                 }
             },
         };
-        if userns
-            .as_ref()
-            .is_some_and(|u| u.uids.is_empty() || u.gids.is_empty())
-        {
-            let problem = "needs `uids` and `gids` with mode POD";
-            return Err(FieldError::new(format!("{field}.userns_options"), problem));
-        }
         let options = Self {
             network: mode("network", from.network)?,
             pid: mode("pid", from.pid)?,
@@ -349,7 +344,66 @@ impl NamespaceOptions {
         if targets && options.target_id.is_empty() {
             return Err(FieldError::required(format!("{field}.target_id")));
         }
+        if options.userns.is_some() {
+            options.refuse_machines(field)?;
+        }
         Ok(options)
+    }
+
+    /// A user namespace has no power over namespaces of the machine: proc and sysfs of them could not
+    /// be mounted, and Kubernetes forbids the pair.
+    pub(crate) fn refuse_machines(&self, field: &str) -> Result<(), FieldError> {
+        for (name, mode) in [
+            ("network", self.network),
+            ("pid", self.pid),
+            ("ipc", self.ipc),
+        ] {
+            if mode == NamespaceMode::Node {
+                let problem = "is NODE, which cannot be had together with a user namespace";
+                return Err(FieldError::new(format!("{field}.{name}"), problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl UserNamespace {
+    fn parse(field: &str, asked: &v1::UserNamespace) -> Result<Self, FieldError> {
+        let ids = |name: &str, list: &[v1::IdMapping]| {
+            let field = format!("{field}.{name}");
+            let mappings = IdMapping::parse(&field, list)?;
+            match mappings.as_slice() {
+                [mapping] if mapping.container_id == 0 => Ok(mappings),
+                [_] => Err(FieldError::new(field, "does not map the container's id 0")),
+                other => {
+                    let problem = format!("has {} mappings; exactly one is needed", other.len());
+                    Err(FieldError::new(field, problem))
+                }
+            }
+        };
+        Ok(Self {
+            uids: ids("uids", &asked.uids)?,
+            gids: ids("gids", &asked.gids)?,
+        })
+    }
+
+    /// As the kernel takes them.
+    pub fn maps(&self) -> IdMaps {
+        let maps = |list: &[IdMapping]| list.iter().copied().map(IdMap::from).collect();
+        IdMaps {
+            uids: maps(&self.uids),
+            gids: maps(&self.gids),
+        }
+    }
+}
+
+impl From<IdMapping> for IdMap {
+    fn from(m: IdMapping) -> Self {
+        Self {
+            inside: m.container_id,
+            outside: m.host_id,
+            length: m.length,
+        }
     }
 }
 

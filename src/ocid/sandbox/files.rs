@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use super::config::{Dns, NamespaceMode, SandboxConfig};
@@ -33,8 +34,15 @@ impl Files {
         }
     }
 
-    /// Writes the three files. `ips` are the pod's, none on the host's network.
-    pub fn write(&self, config: &SandboxConfig, hostname: &str, ips: &[IpAddr]) -> io::Result<()> {
+    /// Writes the three files. `ips` are the pod's, none on the host's network; `owner` is root's of its
+    /// user namespace.
+    pub fn write(
+        &self,
+        config: &SandboxConfig,
+        hostname: &str,
+        ips: &[IpAddr],
+        owner: Option<(u32, u32)>,
+    ) -> io::Result<()> {
         let resolv_conf = match resolv_conf(&config.dns) {
             Some(text) => text.into_bytes(),
             None => host_file("/etc/resolv.conf")?,
@@ -46,7 +54,13 @@ impl Files {
         };
         write_replace(&self.resolv_conf, &resolv_conf, 0o644)?;
         write_replace(&self.hosts, &hosts, 0o644)?;
-        write_replace(&self.hostname, format!("{hostname}\n").as_bytes(), 0o644)
+        write_replace(&self.hostname, format!("{hostname}\n").as_bytes(), 0o644)?;
+        if let Some((uid, gid)) = owner {
+            for file in [&self.resolv_conf, &self.hosts, &self.hostname] {
+                chown(file, Some(uid), Some(gid))?;
+            }
+        }
+        Ok(())
     }
 }
 

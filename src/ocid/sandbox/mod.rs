@@ -20,6 +20,7 @@ use super::daemon::Daemon;
 use super::network::PodNetwork;
 use super::state::live::Live;
 use super::state::record::SandboxRecord;
+use super::storage::Users;
 
 /// A pod that lives.
 pub type Sandbox = Live<SandboxRecord>;
@@ -63,6 +64,13 @@ impl SandboxRecord {
         }
     }
 
+    /// The pod's user namespace and its maps, where it has one.
+    pub fn users(&self, daemon: &Daemon) -> Option<Users> {
+        let maps = self.config.namespaces.userns.as_ref()?.maps();
+        let namespace = daemon.namespaces(&self.id).join("user");
+        Some(Users { namespace, maps })
+    }
+
     /// Pinned namespaces, for those kinds that the pod's containers share.
     pub fn pinned(&self, daemon: &Daemon) -> Pinned {
         let (folder, modes) = (daemon.namespaces(&self.id), &self.config.namespaces);
@@ -71,6 +79,7 @@ impl SandboxRecord {
             net: own_network.then(|| folder.join("net")),
             uts: own_network.then(|| folder.join("uts")),
             ipc: (modes.ipc == NamespaceMode::Pod).then(|| folder.join("ipc")),
+            user: modes.userns.as_ref().map(|_| folder.join("user")),
             pid: self
                 .pause
                 .map(|pause| PathBuf::from(format!("/proc/{}/ns/pid", pause.pid))),
@@ -84,5 +93,7 @@ pub struct Pinned {
     pub net: Option<PathBuf>,
     pub uts: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
+    /// Owns the others.
+    pub user: Option<PathBuf>,
     pub pid: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Sandbox;
-use super::config::{NamespaceMode, SandboxConfig};
+use super::config::{NamespaceMode, SandboxConfig, UserNamespace};
 use super::files::{Files, SHM_SIZE, machine_name};
 use super::sysctl;
 use super::teardown::teardown;
@@ -15,10 +15,12 @@ use crate::host::clock::now_ns;
 use crate::host::mount;
 use crate::host::namespace::{self, Wanted};
 use crate::ocid::container::resources::Resources;
+use crate::ocid::container::security::IdMapping;
 use crate::ocid::container::spec::check_sandbox;
 use crate::ocid::daemon::{Daemon, blocking, new_id};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::pause::{self, PauseRequest};
 use crate::ocid::state::record::{Phase, Record, SandboxRecord};
 
@@ -46,7 +48,9 @@ async fn make(
     check_sandbox(&config, &facts).map_err(Error::from)?;
     let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
     let id = new_id()?;
-    daemon.names.take("pod", name, &id)?;
+    if let Err(taken) = daemon.names.take("pod", name, &id) {
+        return found_again(daemon, &config, taken);
+    }
     let record = SandboxRecord::new(id.clone(), config, handler, now_ns());
     let sandbox = Arc::new(Sandbox::new(daemon.sandbox_folder(&id), record));
     match build(daemon, &sandbox, cgroup).await {
@@ -67,40 +71,61 @@ async fn make(
     }
 }
 
+/// The pod that has the name already, where it is the one that a repeat of a call cut off by our own end asks
+/// for.
+fn found_again(daemon: &Daemon, config: &SandboxConfig, taken: Arc<Error>) -> Result<String> {
+    if let Error::Exists { id, .. } = &*taken
+        && let Some(sandbox) = daemon.sandboxes.get(id)
+        && sandbox.now().phase == Phase::Created
+        && sandbox.now().config == *config
+        && daemon.joined.take_offer(id)
+    {
+        return Ok(id.clone());
+    }
+    Err(taken)
+}
+
 async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) -> Result<()> {
+    failpoint::pass(Point::PodReserved).await?;
     let record = sandbox.now();
     let run = daemon.sandbox_run(&record.id);
     make_folder(sandbox.folder())?;
     record
         .save(sandbox.folder(), false)
         .map_err(Error::io("write the record in", sandbox.folder()))?;
+    failpoint::pass(Point::PodRecorded).await?;
     make_folder(&run)?;
+    let owner = owner(&record);
 
     let hostname = record.config.hostname_or(&record.id, &machine_name());
     pin(daemon, &record, &hostname).await?;
+    failpoint::pass(Point::PodPinned).await?;
     let network = async {
         if !record.config.has_own_network() {
             return Ok(None);
         }
         let attached = daemon.network.add(&record.pod_network(daemon)).await;
-        Ok::<_, Arc<Error>>(Some(attached.map_err(Error::from)?))
+        let attached = attached.map_err(Error::from)?;
+        failpoint::pass(Point::PodAttached).await?;
+        Ok::<_, Arc<Error>>(Some(attached))
     };
     let local = async {
         let own_shm = record.config.namespaces.ipc == NamespaceMode::Pod;
         let (record, files) = (Arc::clone(&record), Files::of(&run));
-        let owner = Arc::clone(daemon);
+        let cgroups = Arc::clone(daemon);
         blocking(move || {
             if own_shm {
                 make_folder(&files.shm)?;
-                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777)
+                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777, owner)
                     .map_err(Error::io("mount", &files.shm))?;
             }
-            let made = owner
+            let made = cgroups
                 .cgroups
                 .make(&record.id, &cgroup, &limits(&record.config));
             made.map_err(Error::io("make the cgroup", cgroup.path()))
         })
         .await?;
+        failpoint::pass(Point::PodCgroup).await?;
         start_pause(daemon, sandbox).await
     };
     // The plugins take most of the time; everything that does not need an address runs beside them.
@@ -112,10 +137,13 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
     local?;
     let files = Files::of(&run);
     files
-        .write(&record.config, &hostname, sandbox.now().ips())
+        .write(&record.config, &hostname, sandbox.now().ips(), owner)
         .map_err(Error::io("write the pod's files in", &run))?;
+    failpoint::pass(Point::PodFiles).await?;
     sandbox.change(|r| r.phase = Phase::Created)?;
-    sandbox.commit().await
+    failpoint::pass(Point::PodCreated).await?;
+    sandbox.commit().await?;
+    Ok(failpoint::pass(Point::PodCommitted).await?)
 }
 
 async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Result<()> {
@@ -128,6 +156,7 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
         sysctls: sysctl::effective(&record.config, &daemon.default_sysctls)
             .into_iter()
             .collect(),
+        user: modes.userns.as_ref().map(|userns| userns.maps()),
     };
     let folder = daemon.namespaces(&record.id);
     blocking(move || {
@@ -136,6 +165,18 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
             .map_err(Error::io("pin the namespaces of the pod in", &folder))
     })
     .await
+}
+
+/// The root of the pod's user namespace, to whom its files belong.
+fn owner(record: &SandboxRecord) -> Option<(u32, u32)> {
+    record.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
+}
+
+/// The least of the users and groups that a user namespace knows, nobody where it is among them.
+fn nobody(userns: &UserNamespace) -> Option<(u32, u32)> {
+    const NOBODY: u32 = 65534;
+    let last = |ids: &[IdMapping]| Some(ids.first()?.length.checked_sub(1)?.min(NOBODY));
+    last(&userns.uids).zip(last(&userns.gids))
 }
 
 /// What the pod as a whole may use: its resources and what it costs itself. Only for a cgroup of our
@@ -171,12 +212,17 @@ async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()>
         net: pinned.net,
         ipc: pinned.ipc,
         uts: pinned.uts,
+        user: pinned.user,
+        nobody: record.config.namespaces.userns.as_ref().and_then(nobody),
         // It stays in the daemon's: on version 2 a pod's cgroup holds cgroups, no processes.
         cgroup_procs: Vec::new(),
+        ..PauseRequest::default()
     };
     let exe = daemon.runtime(&record.runtime_handler)?.exe();
-    let process = pause::spawn(exe, &request).await.map_err(Error::from)?;
-    sandbox.change(|r| r.pause = Some(process))?;
+    let pause = pause::spawn(exe, &request).await.map_err(Error::from)?;
+    failpoint::pass(Point::PodPaused).await?;
+    sandbox.change(|r| r.pause = Some(pause.id))?;
+    pause.keep().await.map_err(Error::from)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::ocid::container::{Container, remove as container_remove, stop as cont
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::events::Kind;
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::state::record::Phase;
 
 /// Kills the pod's containers and gives its network back. The pod stays listed until it is removed.
@@ -41,11 +42,13 @@ async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
     if sandbox.now().phase != Phase::Created {
         return Ok(());
     }
+    failpoint::pass(Point::StopPodBegun).await?;
     let containers = containers(daemon, &sandbox.now().id);
     let kills = containers
         .iter()
         .map(|container| container_stop::kill(daemon, container));
     join_all(kills).await.into_iter().collect::<Result<()>>()?;
+    failpoint::pass(Point::StopPodKilled).await?;
     let released = async {
         join_all(
             containers
@@ -55,7 +58,9 @@ async fn stop_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
         .await;
     };
     disconnect(daemon, sandbox, released).await?;
+    failpoint::pass(Point::StopPodReleased).await?;
     let now = sandbox.note(|r| r.phase = Phase::Stopped);
+    failpoint::pass(Point::StopPodStopped).await?;
     daemon.tell_pod(Kind::Stopped, &now);
     tracing::info!(pod = %sandbox.now().id, "pod is stopped");
     Ok(())
@@ -70,6 +75,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
         return Ok(());
     }
     sandbox.note(|r| r.phase = Phase::Removing);
+    failpoint::pass(Point::RemovePodMarked).await?;
     let removals = containers(daemon, &id)
         .into_iter()
         .map(|container| async move { container_remove::remove_now(daemon, &container).await });
@@ -77,7 +83,9 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
         .await
         .into_iter()
         .collect::<Result<()>>()?;
+    failpoint::pass(Point::RemovePodEmptied).await?;
     teardown(daemon, sandbox).await?;
+    failpoint::pass(Point::RemovePodGone).await?;
     daemon.sandboxes.remove(&id);
     daemon.tell_pod(Kind::Deleted, &sandbox.now());
     daemon.names.release(&id);

@@ -45,7 +45,7 @@ fn is_own(owner: Kind, namespaces: &NamespaceOptions) -> bool {
         // The host's network goes with the host's name.
         Kind::Net | Kind::Uts => namespaces.network != NamespaceMode::Node,
         Kind::Ipc => namespaces.ipc != NamespaceMode::Node,
-        Kind::Pid => false,
+        Kind::Pid | Kind::User => false,
     }
 }
 

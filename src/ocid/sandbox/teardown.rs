@@ -14,6 +14,7 @@ use crate::host::namespace;
 use crate::host::process::ProcessId;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::state::record::SandboxRecord;
 
 /// How long a killed pause process may take to go.
@@ -29,6 +30,7 @@ pub async fn disconnect(
     let record = sandbox.now();
     // A first error does not keep the rest from being undone.
     let (network, ()) = tokio::join!(release_network(daemon, &record), released);
+    failpoint::pass(Point::StopPodDetached).await?;
     let local = {
         let (daemon, record) = (Arc::clone(daemon), Arc::clone(&record));
         blocking(move || release_local(&daemon, &record)).await
@@ -47,6 +49,7 @@ pub async fn disconnect(
 /// [`disconnect`], and the pod's folders too.
 pub async fn teardown(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let disconnected = disconnect(daemon, sandbox, std::future::ready(())).await;
+    failpoint::pass(Point::RemovePodReleased).await?;
     let (id, root, runroot) = (
         sandbox.now().id.clone(),
         daemon.root().to_owned(),
@@ -54,6 +57,7 @@ pub async fn teardown(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()
     );
     let removed = blocking(move || {
         remove(&runroot, &Path::new("sandboxes").join(&id))?;
+        failpoint::reach(Point::RemovePodFiles).map_err(Error::io("go on in", &root))?;
         // The record goes last: while it stands, a restart goes on from here.
         remove(&root, &Path::new("sandboxes").join(&id))
     })

@@ -3,7 +3,7 @@
 //! Clients repeat a create call when their deadline passes, with the same name and attempt. The first
 //! call's task outlives its client; a repeat must neither start over nor be refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,9 +21,13 @@ enum Entry {
     Unclaimed(String),
 }
 
-/// Create operations by the name they will take, each answering with an id.
+/// Operations by name (of what they create, or of what they do to which id), each answering with an id.
 #[derive(Default)]
-pub struct Joined(Arc<Mutex<HashMap<String, Entry>>>);
+pub struct Joined {
+    entries: Arc<Mutex<HashMap<String, Entry>>>,
+    /// What an earlier daemon made and may not have told anybody of.
+    offers: Mutex<HashSet<String>>,
+}
 
 impl Joined {
     /// Runs `work` in a task of its own that ends even if the caller does not wait, unless an
@@ -33,7 +37,7 @@ impl Joined {
         F: Future<Output = Result<String>> + Send + 'static,
     {
         let running = {
-            let mut entries = lock(&self.0);
+            let mut entries = lock(&self.entries);
             match entries.get(&name) {
                 Some(Entry::Running(running)) => running.clone(),
                 Some(Entry::Unclaimed(id)) => {
@@ -58,14 +62,25 @@ impl Joined {
 
     /// Forgets an answer that nobody took: it was taken now, or what it names is gone.
     pub fn forget(&self, id: &str) {
-        lock(&self.0).retain(|_, entry| !matches!(entry, Entry::Unclaimed(i) if i == id));
+        lock(&self.entries).retain(|_, entry| !matches!(entry, Entry::Unclaimed(i) if i == id));
+        self.take_offer(id);
+    }
+
+    /// After a restart: this id may never have reached the client, so a repeat of the call may have it, once.
+    pub fn offer(&self, id: &str) {
+        lock(&self.offers).insert(id.to_owned());
+    }
+
+    /// Is this id on offer? From now on it is not.
+    pub fn take_offer(&self, id: &str) -> bool {
+        lock(&self.offers).remove(id)
     }
 
     fn spawn<F>(&self, tasks: &TaskTracker, name: String, work: F) -> Running
     where
         F: Future<Output = Result<String>> + Send + 'static,
     {
-        let entries = Arc::clone(&self.0);
+        let entries = Arc::clone(&self.entries);
         let key = name.clone();
         let task = tasks.spawn(async move {
             let answer = work.await;
@@ -76,7 +91,7 @@ impl Joined {
             };
             answer
         });
-        let entries = Arc::clone(&self.0);
+        let entries = Arc::clone(&self.entries);
         let joined = async move {
             task.await.unwrap_or_else(|e| {
                 lock(&entries).remove(&name);
@@ -88,8 +103,8 @@ impl Joined {
 }
 
 /// A panic elsewhere does not poison what is only a table.
-fn lock(entries: &Mutex<HashMap<String, Entry>>) -> MutexGuard<'_, HashMap<String, Entry>> {
-    entries.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -139,6 +139,8 @@ impl ContainerRecord {
 
 /// Written at every step of a life that a restart may have to undo.
 pub trait Record: Serialize + DeserializeOwned {
+    fn version(&self) -> u32;
+
     /// In the folder's `state.json`; `durable` survives a power cut, else only a crash of ours.
     fn save(&self, folder: &Path, durable: bool) -> io::Result<()> {
         let bytes = serde_json::to_vec(self)?;
@@ -153,15 +155,39 @@ pub trait Record: Serialize + DeserializeOwned {
     /// None when the folder has no record: it was being made, or being removed.
     fn load(folder: &Path) -> io::Result<Option<Self>> {
         match read_capped(&folder.join(FILE), CAP) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Ok(bytes) => {
+                let record: Self = serde_json::from_slice(&bytes)?;
+                check(record.version(), VERSION)?;
+                Ok(Some(record))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
 }
 
-impl Record for SandboxRecord {}
-impl Record for ContainerRecord {}
+impl Record for SandboxRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Record for ContainerRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+/// Refuses what a newer build wrote: its words may mean something else by now.
+pub fn check(version: u32, known: u32) -> io::Result<()> {
+    if version <= known {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("it is of version {version}, written by a newer ocid; this one knows {known}"),
+    ))
+}
 
 /// Tells this boot from others (random(4)); empty where /proc does not say.
 pub fn boot_id() -> String {

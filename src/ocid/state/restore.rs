@@ -16,6 +16,8 @@ use crate::host::clock::now_ns;
 use crate::ocid::container::{Container, exit, remove as container_remove};
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::monitor;
+use crate::ocid::runtime::exits;
 use crate::ocid::sandbox::{Sandbox, stop as sandbox_stop, teardown};
 
 /// Reads every record and puts right what a crash or a reboot left. Only what cannot be read at all is
@@ -68,6 +70,10 @@ pub async fn restore(daemon: &Arc<Daemon>) -> Result<()> {
 }
 
 async fn restore_sandbox(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, boot: &str) -> Result<()> {
+    if sandbox.now().boot_id != boot && sandbox.now().pause.is_some() {
+        // Its number is another process' by now.
+        sandbox.note(|r| r.pause = None);
+    }
     let record = sandbox.now();
     if record.phase == Phase::Creating {
         return teardown::teardown(daemon, sandbox).await;
@@ -84,8 +90,10 @@ async fn restore_sandbox(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, boot: &st
     }
     if record.phase == Phase::Created && !is_alive(daemon, &record, boot) {
         tracing::info!(pod = %record.id, "the pod did not outlive the reboot");
-        sandbox.change(|r| r.phase = Phase::Stopped)?;
+        sandbox.note(|r| r.phase = Phase::Stopped);
         teardown::disconnect(daemon, sandbox, std::future::ready(())).await?;
+    } else if record.phase == Phase::Created {
+        daemon.joined.offer(&record.id);
     }
     Ok(())
 }
@@ -95,7 +103,7 @@ fn is_alive(daemon: &Daemon, record: &SandboxRecord, boot: &str) -> bool {
     let pinned = record.pinned(daemon);
     record.boot_id == boot
         && record.pause.is_none_or(|pause| pause.is_running())
-        && [pinned.net, pinned.uts, pinned.ipc]
+        && [pinned.net, pinned.uts, pinned.ipc, pinned.user]
             .iter()
             .flatten()
             .all(|path| crate::host::namespace::is_pinned(path).unwrap_or(false))
@@ -106,6 +114,9 @@ async fn restore_container(
     container: &Arc<Container>,
     boot: &str,
 ) -> Result<()> {
+    if container.now().boot_id != boot {
+        forget_processes(daemon, container)?;
+    }
     let record = container.now();
     if record.phase == Phase::Creating {
         return container_remove::teardown(daemon, container).await;
@@ -113,31 +124,67 @@ async fn restore_container(
     let name = container_name(&record);
     daemon.names.take("container", &name, &record.id)?;
     daemon.containers.insert(&record.id, Arc::clone(container));
+    // Whoever makes containers in it knows the pod.
+    daemon.joined.forget(&record.sandbox_id);
     if record.started_at != 0 {
         daemon.events.adopt(&record.id);
-    }
-    if record.boot_id != boot && record.phase != Phase::Stopped {
-        // Its process ids name other processes by now.
-        container.change(|r| {
-            r.init = None;
-            r.monitor = None;
-            if r.phase != Phase::Removing {
-                r.phase = Phase::Stopped;
-                r.exit_code = 255;
-                r.finished_at = now_ns();
-                r.message = "the machine was restarted".to_owned();
-            }
-        })?;
     }
     let running = |r: &ContainerRecord| {
         matches!(r.phase, Phase::Created | Phase::Running)
             && r.monitor.is_some_and(|monitor| monitor.is_running())
     };
-    if running(&container.now()) {
+    if running(&record) {
+        let runtime = daemon.runtime(&record.runtime_handler)?;
+        // Said before the runtime is called, so it may not be so.
+        if record.phase == Phase::Running
+            && !runtime.is_started(&record.id).await.map_err(Error::from)?
+        {
+            container.note(|r| {
+                r.phase = Phase::Created;
+                r.started_at = 0;
+            });
+        }
+        daemon.joined.offer(&record.id);
         exit::watch_monitor(daemon, container);
         return Ok(());
     }
     exit::settle(daemon, container).await
+}
+
+/// After a reboot the numbers of a container's processes are those of others, in its record and in its
+/// bundle; what they wrote about it, if the run root has outlived the reboot, counts.
+fn forget_processes(daemon: &Daemon, container: &Container) -> Result<()> {
+    let record = container.now();
+    let file = daemon.bundle(&record.id).join(monitor::protocol::RECORD);
+    monitor::record::remove(&file).map_err(Error::io("remove", &file))?;
+    let exit = match exits::read_record(&daemon.exits(), &record.id) {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::warn!(container = %record.id, %error, "an exit record of before the reboot cannot be read");
+            None
+        }
+    };
+    container.note(|r| {
+        r.init = None;
+        r.monitor = None;
+        if !matches!(r.phase, Phase::Created | Phase::Running) {
+            return;
+        }
+        r.phase = Phase::Stopped;
+        match exit {
+            Some(exit) => {
+                r.exit_code = exit.exit_code;
+                r.finished_at = exit.finished_at;
+                r.oom_killed = exit.oom_killed;
+            }
+            None => {
+                r.exit_code = 255;
+                r.finished_at = now_ns();
+                r.message = "the machine was restarted".to_owned();
+            }
+        }
+    });
+    Ok(())
 }
 
 /// The name that no two containers of a pod share.
@@ -149,7 +196,9 @@ pub fn container_name(record: &ContainerRecord) -> String {
 async fn finish_removals(daemon: &Arc<Daemon>) {
     for container in daemon.containers.all() {
         let record = container.now();
-        let orphaned = daemon.sandboxes.get(&record.sandbox_id).is_none();
+        // One whose pod has a record that cannot be read is nobody's to remove.
+        let orphaned = daemon.sandboxes.get(&record.sandbox_id).is_none()
+            && !daemon.sandbox_folder(&record.sandbox_id).exists();
         if (record.phase == Phase::Removing || orphaned)
             && let Err(error) = container_remove::remove_now(daemon, &container).await
         {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::ocid::error::{Error, Result};
+use crate::ocid::field::FieldError;
 
 /// Things by their id of 64 hex digits.
 #[derive(Debug)]
@@ -45,6 +46,22 @@ impl<T> Table<T> {
             (Some((_, entry)), None) => Some(Arc::clone(entry)),
             _ => None,
         }
+    }
+
+    /// Refuses what can name nothing: an id that is absent or fits several. An unknown one is none of its business.
+    pub fn check(&self, field: &str, id: &str) -> Result<()> {
+        let refused = |error: FieldError| Err(Arc::new(error.into()));
+        if id.is_empty() {
+            return refused(FieldError::required(field));
+        }
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let fitting = entries.range(id.to_owned()..).take(2);
+        let fitting = fitting.take_while(|(key, _)| key.starts_with(id)).count();
+        if fitting > 1 && !entries.contains_key(id) {
+            let problem = format!("is `{id}`, with which several ids begin");
+            return refused(FieldError::new(field, problem));
+        }
+        Ok(())
     }
 
     /// As [`Table::get`]; an unknown id is an error.
@@ -92,6 +109,8 @@ mod tests {
             table.expect("cc").unwrap_err().to_string(),
             "container `cc` is not known"
         );
+        assert!(table.check("id", "").is_err() && table.check("id", "aa").is_err());
+        assert!(table.check("id", "aa1").is_ok() && table.check("id", "cc").is_ok());
         table.remove("aa11");
         assert_eq!(*table.get("aa").unwrap(), "aa22");
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{is_missing, name};
-use super::overlay::{mount_overlay, unmount};
+use super::overlay::{Users, mount_mapped, mount_overlay, mount_read_only, unmount};
 use super::{MOST_LAYERS, StorageError, failed};
 use crate::host::fs::{read_capped, remove_tree};
 use crate::ocid::image::digest::Digest;
@@ -25,6 +25,9 @@ pub struct Lease {
     pub image: String,
     /// Diff ids, lowest first.
     pub layers: Vec<Digest>,
+    /// Diff ids of the images that it has as volumes, in any order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Digest>,
 }
 
 impl Lease {
@@ -33,7 +36,13 @@ impl Lease {
             version: VERSION,
             image: image.to_owned(),
             layers,
+            volumes: Vec::new(),
         }
+    }
+
+    /// Every layer that it keeps.
+    pub fn kept(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().chain(&self.volumes)
     }
 }
 
@@ -93,19 +102,89 @@ pub fn leases(root: &Path) -> Result<HashMap<String, Lease>, StorageError> {
 }
 
 /// Mounts a container's filesystem on `target`, replacing a mount left there. The writable folder
-/// of an earlier mount is kept; overlayfs' work folder is made anew.
+/// of an earlier mount is kept; overlayfs' work folder is made anew. With `users` it is that of a
+/// container in their namespace.
 pub fn mount(
     root: &Path,
     container_id: &str,
     layers: &[Digest],
+    users: Option<&Users>,
     target: &Path,
 ) -> Result<(), StorageError> {
     let own = folder(root, container_id)?;
+    let store = root.join("layers");
+    let mut lower = lower(&store, layers)?;
+    if lower.is_empty() {
+        lower.push(EMPTY.to_owned());
+    }
+    unmount(target).map_err(failed("unmount", target))?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&own);
+    made.map_err(failed("make the folder", &own))?;
+    let top = lower.first().map(String::as_str).unwrap_or(EMPTY);
+    make_upper(&own.join("upper"), &store.join(top), users)?;
+    remove_tree(&own, Path::new("work")).map_err(failed("remove the old", &own.join("work")))?;
+    let work = own.join("work");
+    fs::create_dir(&work).map_err(failed("make the folder", &work))?;
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(target);
+    made.map_err(failed("make the folder", target))?;
+    let relative = |what: &str| format!("../containers/{container_id}/{what}");
+    let mounted = match users {
+        Some(users) => mount_mapped(&store, &lower, Some(&own), users, target),
+        None => mount_overlay(
+            &store,
+            &lower,
+            &relative("upper"),
+            &relative("work"),
+            target,
+        ),
+    };
+    mounted.map_err(|source| StorageError::Mount {
+        target: target.to_owned(),
+        layers: lower.len(),
+        source: source.into(),
+    })
+}
+
+/// Mounts an image's layers, and nothing that could be written, on `target`, replacing a mount left
+/// there. With `users` its files belong to users of their namespace.
+pub fn mount_volume(
+    root: &Path,
+    layers: &[Digest],
+    users: Option<&Users>,
+    target: &Path,
+) -> Result<(), StorageError> {
+    let store = root.join("layers");
+    let mut lower = lower(&store, layers)?;
+    // Without an upper folder overlayfs wants two that do not lie within each other.
+    for empty in [EMPTY, ALSO_EMPTY] {
+        if lower.len() < 2 {
+            lower.push(empty.to_owned());
+        }
+    }
+    unmount(target).map_err(failed("unmount", target))?;
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(target);
+    made.map_err(failed("make the folder", target))?;
+    let mounted = match users {
+        Some(users) => mount_mapped(&store, &lower, None, users, target),
+        None => mount_read_only(&store, &lower, target),
+    };
+    mounted.map_err(|source| StorageError::Mount {
+        target: target.to_owned(),
+        layers: lower.len(),
+        source: source.into(),
+    })
+}
+
+/// Folders without anything in them, as seen from the folder of the layers.
+const EMPTY: &str = "../empty";
+const ALSO_EMPTY: &str = "../also-empty";
+
+/// The layers' folders in `store`, topmost first; each of them is there.
+fn lower(store: &Path, layers: &[Digest]) -> Result<Vec<String>, StorageError> {
     let stack = stack(layers);
     if stack.len() > MOST_LAYERS {
         return Err(StorageError::TooManyLayers(stack.len()));
     }
-    let store = root.join("layers");
     for diff_id in &stack {
         let tree = store.join(name(diff_id)).join("d");
         if let Err(e) = fs::metadata(&tree) {
@@ -116,44 +195,21 @@ pub fn mount(
             });
         }
     }
-    let lower: Vec<String> = if stack.is_empty() {
-        vec!["../empty".to_owned()]
-    } else {
-        stack.iter().map(|d| format!("{}/d", name(d))).collect()
-    };
-    unmount(target).map_err(failed("unmount", target))?;
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&own);
-    made.map_err(failed("make the folder", &own))?;
-    let top = lower.first().map(String::as_str).unwrap_or("../empty");
-    make_upper(&own.join("upper"), &store.join(top))?;
-    remove_tree(&own, Path::new("work")).map_err(failed("remove the old", &own.join("work")))?;
-    let work = own.join("work");
-    fs::create_dir(&work).map_err(failed("make the folder", &work))?;
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(target);
-    made.map_err(failed("make the folder", target))?;
-    let relative = |what: &str| format!("../containers/{container_id}/{what}");
-    let mounted = mount_overlay(
-        &store,
-        &lower,
-        &relative("upper"),
-        &relative("work"),
-        target,
-    );
-    mounted.map_err(|source| StorageError::Mount {
-        target: target.to_owned(),
-        layers: stack.len(),
-        source: source.into(),
-    })
+    Ok(stack.iter().map(|d| format!("{}/d", name(d))).collect())
 }
 
 /// The overlay's root folder takes its owner and mode from the upper folder, so that gets the image's.
-fn make_upper(upper: &Path, top: &Path) -> Result<(), StorageError> {
+fn make_upper(upper: &Path, top: &Path, users: Option<&Users>) -> Result<(), StorageError> {
     match fs::create_dir(upper) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.map_err(failed("make the folder", upper))?,
     }
     let root = fs::metadata(top).map_err(failed("look at", top))?;
-    chown(upper, Some(root.uid()), Some(root.gid())).map_err(failed("give an owner to", upper))?;
+    let owner = (root.uid(), root.gid());
+    // An owner whom the namespace does not know stays out of its reach.
+    let mapped = users.and_then(|users| users.maps.owner(owner.0, owner.1));
+    let (uid, gid) = mapped.unwrap_or(owner);
+    chown(upper, Some(uid), Some(gid)).map_err(failed("give an owner to", upper))?;
     let mode = fs::Permissions::from_mode(root.mode() & 0o7777);
     fs::set_permissions(upper, mode).map_err(failed("set the mode of", upper))
 }

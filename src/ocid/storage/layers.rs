@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::unpack::{self, Expected, Feed, Limits};
 use super::{StorageError, failed};
 use crate::host::fs::{read_capped, remove_tree, write_atomic};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::image::digest::Digest;
 
 /// Version of `layer.json`.
@@ -81,6 +82,7 @@ impl Layers {
             ("layers", 0o700),
             ("tmp", 0o700),
             ("empty", 0o755),
+            ("also-empty", 0o755),
         ] {
             let path = root.join(folder);
             let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
@@ -173,7 +175,10 @@ impl Layers {
         };
         let bytes = serde_json::to_vec(&layer).map_err(problem)?;
         fs::write(&record, bytes).map_err(failed("write", &record))?;
-        self.put_in_place(layer, staging)
+        failpoint::reach(Point::PullUnpacked).map_err(failed("go on in", &tree))?;
+        let layer = self.put_in_place(layer, staging)?;
+        failpoint::reach(Point::PullPlaced).map_err(failed("go on in", &tree))?;
+        Ok(layer)
     }
 
     fn put_in_place(&self, layer: Layer, staging: Staging) -> Result<Arc<Layer>, StorageError> {

@@ -7,6 +7,7 @@
 //! ROOT/containers/ID/lease.json  which layers it stands on
 //! ROOT/tmp                     layers that are being unpacked or deleted; emptied at start
 //! ROOT/empty                   the lower layer of an image without layers
+//! ROOT/also-empty              the same beside it, where an image is a volume
 //! ```
 //!
 //! Layers are keyed by diff id, so images share them whatever compression or registry they came
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ocid::image::digest::Digest;
+pub use overlay::Users;
 use unpack::LayerError;
 
 /// Most layers an image may have; docker's limit, and what one page of mount options holds.

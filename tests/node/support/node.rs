@@ -56,6 +56,11 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `ocid --debug` as the tutorial does and waits for its `READY=1`.
     pub fn start(machine: &Machine) -> Result<Self> {
+        Self::start_with(machine, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(machine: &Machine, env: &[(&str, &str)]) -> Result<Self> {
         // The name may not be there yet: sd_notify(3) wants a socket that only this start listens on.
         let name = "/run/test-notify.sock";
         let path = machine.path(name);
@@ -65,7 +70,9 @@ impl Daemon {
         let notify = UnixDatagram::bind(&path).with_context(|| path.display().to_string())?;
         notify.set_read_timeout(Some(Duration::from_secs(20)))?;
         let ocid = machine.product("ocid")?;
-        let running = machine.spawn(&[&ocid, "--debug"], &[("NOTIFY_SOCKET", name)])?;
+        let mut env = env.to_vec();
+        env.push(("NOTIFY_SOCKET", name));
+        let running = machine.spawn(&[&ocid, "--debug"], &env)?;
         loop {
             let mut message = [0; 4096];
             let length = notify.recv(&mut message).with_context(|| {
@@ -87,6 +94,22 @@ impl Daemon {
         self.running.signal(signal)?;
         self.running.wait()?;
         Ok(())
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(mut self) -> Result<()> {
+        self.running.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal and goes on.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running.signal(signal)
+    }
+
+    /// Waits for a line of its output that holds `text`.
+    pub fn line_with(&self, text: &str) -> Result<String> {
+        self.running.line_with(text, Duration::from_secs(60))
     }
 
     pub fn pid(&self) -> Result<i32> {

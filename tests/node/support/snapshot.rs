@@ -130,6 +130,10 @@ fn links(machine: &Machine, lines: &mut BTreeSet<String>) -> Result<()> {
         .run(&["ip", "-o", "route", "show", "table", "all"])?
         .lines()
     {
+        // A link-local address gets its own only once it has shown to be nobody else's.
+        if line.contains("local fe80::") {
+            continue;
+        }
         // Whether a bridge has a port that is up follows some time after the port.
         lines.insert(format!(
             "route {}",

@@ -20,6 +20,7 @@ pub(super) struct Fixture {
     pub target_pid: Option<i32>,
     pub namespaces: [Option<PathBuf>; 3],
     pub cgroups_path: String,
+    pub volumes: BTreeMap<usize, PathBuf>,
 }
 
 impl Fixture {
@@ -59,6 +60,7 @@ impl Fixture {
             target_pid: None,
             namespaces: ["net", "ipc", "uts"].map(|n| Some(format!("/ns/{n}").into())),
             cgroups_path: "/pod/ctr".to_owned(),
+            volumes: BTreeMap::new(),
         }
     }
 
@@ -74,6 +76,7 @@ impl Fixture {
             net,
             ipc,
             uts,
+            user: None,
             pid: None,
             target_pid: self.target_pid,
             resolv_conf: self.path("resolv.conf"),
@@ -88,6 +91,8 @@ impl Fixture {
             sandbox: &sandbox,
             image: &self.image,
             rootfs: &self.path("root"),
+            bundle: self.dir.path(),
+            volumes: &self.volumes,
             defaults: &self.defaults,
             host: &self.host,
         })
@@ -509,11 +514,16 @@ fn what_the_machine_lacks_is_refused_or_passed_over() {
     let e = fixture.build().unwrap_err();
     assert!(e.to_string().contains("config.CDI_devices"), "{e}");
     fixture.config.cdi_devices.clear();
+    let options = NamespaceOptions {
+        userns: Some(UserNamespace::default()),
+        ..Default::default()
+    };
+    fixture.config.security.namespaces = Some(options);
+    let e = fixture.build().unwrap_err().to_string();
+    assert!(e.contains("userns_options` is not that of the pod"), "{e}");
+    fixture.config.security.namespaces = None;
+    fixture.host.user_namespaces = false;
     fixture.pod.namespaces.userns = Some(UserNamespace::default());
-    assert_eq!(
-        fixture.build().unwrap_err().kind(),
-        SpecErrorKind::Precondition
-    );
     let e = check_sandbox(&fixture.pod, &fixture.host).unwrap_err();
     assert_eq!(e.kind(), SpecErrorKind::Precondition);
     fixture.pod.namespaces.userns = None;

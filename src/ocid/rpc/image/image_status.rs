@@ -5,26 +5,21 @@ use std::sync::Arc;
 
 use crate::cri::v1::{ImageStatusRequest, ImageStatusResponse};
 use crate::ocid::daemon::Daemon;
-use crate::ocid::error::{Error, Result};
-use crate::ocid::field::FieldError;
-use crate::ocid::rpc::convert::image;
+use crate::ocid::error::Result;
+use crate::ocid::rpc::convert::{image, named};
+use crate::ocid::rpc::verbose;
 
 /// An image that is not here has no status, and that is no error.
 pub async fn image_status(
     daemon: &Arc<Daemon>,
     request: ImageStatusRequest,
 ) -> Result<ImageStatusResponse> {
-    let spec = request
-        .image
-        .ok_or_else(|| Error::from(FieldError::required("image")))?;
-    let found = daemon.images.get(&spec.image);
-    let mut info = HashMap::new();
-    if let Some(found) = &found
-        && request.verbose
-    {
-        let config = serde_json::json!({ "id": found.id, "imageSpec": found.config });
-        info.insert("info".to_owned(), config.to_string());
-    }
+    let name = named("image", request.image)?;
+    let found = daemon.images.get(&name);
+    let info = match &found {
+        Some(found) if request.verbose => verbose::image(found),
+        _ => HashMap::new(),
+    };
     Ok(ImageStatusResponse {
         image: found.as_deref().map(image),
         info,

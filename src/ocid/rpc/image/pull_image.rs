@@ -5,20 +5,15 @@ use std::sync::Arc;
 use crate::cri::v1::{PullImageRequest, PullImageResponse};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
-use crate::ocid::field::FieldError;
 use crate::ocid::image::RegistryAuth;
+use crate::ocid::rpc::convert::named;
 
 /// Answers with the image's id: what ListImages, ImageStatus and ContainerStatus call it too.
 pub async fn pull_image(
     daemon: &Arc<Daemon>,
     request: PullImageRequest,
 ) -> Result<PullImageResponse> {
-    let spec = request
-        .image
-        .ok_or_else(|| Error::from(FieldError::required("image")))?;
-    if spec.image.is_empty() {
-        return Err(Arc::new(FieldError::required("image.image").into()));
-    }
+    let name = named("image", request.image)?;
     let auth = request.auth.map(|auth| RegistryAuth {
         username: auth.username,
         password: auth.password,
@@ -31,12 +26,8 @@ pub async fn pull_image(
     daemon
         .clone()
         .tracked(async move {
-            let image = daemon
-                .images
-                .pull(&spec.image, auth)
-                .await
-                .map_err(Error::from)?;
-            tracing::info!(image = %spec.image, id = %image.id, "image is pulled");
+            let image = daemon.images.pull(&name, auth).await.map_err(Error::from)?;
+            tracing::info!(image = %name, id = %image.id, "image is pulled");
             Ok(PullImageResponse {
                 image_ref: image.id.clone(),
             })

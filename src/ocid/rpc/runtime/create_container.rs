@@ -15,11 +15,13 @@ pub async fn create_container(
     daemon: &Arc<Daemon>,
     request: CreateContainerRequest,
 ) -> Result<CreateContainerResponse> {
+    let sandbox = &request.pod_sandbox_id;
+    daemon.sandboxes.check("pod_sandbox_id", sandbox)?;
     let config = request
         .config
         .ok_or_else(|| FieldError::required("config"))
         .and_then(ContainerConfig::try_from)
         .map_err(Error::from)?;
-    let container_id = create::create(daemon, &request.pod_sandbox_id, config).await?;
+    let container_id = create::create(daemon, sandbox, config).await?;
     Ok(CreateContainerResponse { container_id })
 }

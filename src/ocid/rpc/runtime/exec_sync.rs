@@ -8,8 +8,9 @@ use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 
 pub async fn exec_sync(daemon: &Arc<Daemon>, request: ExecSyncRequest) -> Result<ExecSyncResponse> {
-    let output =
-        exec::exec_sync(daemon, &request.container_id, request.cmd, request.timeout).await?;
+    let id = &request.container_id;
+    daemon.containers.check("container_id", id)?;
+    let output = exec::exec_sync(daemon, id, request.cmd, request.timeout).await?;
     Ok(ExecSyncResponse {
         stdout: output.stdout,
         stderr: output.stderr,

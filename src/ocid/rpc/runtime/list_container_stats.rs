@@ -9,11 +9,11 @@ use crate::cri::v1::{
 };
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
-use crate::ocid::rpc::convert::selects;
+use crate::ocid::rpc::convert::{newest_first, selects};
 use crate::ocid::rpc::stream::{Answers, pages};
 use crate::ocid::stats::{container, filesystem};
 
-/// Of containers that have processes, newest first.
+/// Of containers that have processes, newest first; the filter is read as ListContainers reads it.
 async fn list(
     daemon: &Arc<Daemon>,
     filter: Option<ContainerStatsFilter>,
@@ -23,11 +23,28 @@ async fn list(
         pod_sandbox_id,
         label_selector,
     } = filter.unwrap_or_default();
+    let one = match id.as_str() {
+        "" => None,
+        id => Some(
+            daemon
+                .containers
+                .get(id)
+                .map(|found| found.now().id.clone()),
+        ),
+    };
+    let pod = match pod_sandbox_id.as_str() {
+        "" => None,
+        id => Some(daemon.sandboxes.get(id).map(|found| found.now().id.clone())),
+    };
     let mut records: Vec<_> = container::alive(daemon)
-        .filter(|r| r.id.starts_with(&id) && r.sandbox_id.starts_with(&pod_sandbox_id))
+        .filter(|r| one.as_ref().is_none_or(|id| id.as_ref() == Some(&r.id)))
+        .filter(|r| {
+            pod.as_ref()
+                .is_none_or(|id| id.as_ref() == Some(&r.sandbox_id))
+        })
         .filter(|r| selects(&label_selector, &r.config.labels))
         .collect();
-    records.sort_by_key(|record| std::cmp::Reverse(record.created_at));
+    newest_first(&mut records, |r| (r.created_at, &r.id));
     let found = container::of(daemon, records).await?;
     let filesystem = filesystem(daemon);
     let stats = found.iter().map(|one| usage::container(one, &filesystem));

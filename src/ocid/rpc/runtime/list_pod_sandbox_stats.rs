@@ -9,20 +9,25 @@ use crate::cri::v1::{
 };
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
-use crate::ocid::rpc::convert::selects;
+use crate::ocid::rpc::convert::{newest_first, selects};
 use crate::ocid::rpc::stream::{Answers, pages};
 use crate::ocid::stats::{filesystem, pod};
 
-/// Of pods that are ready, newest first.
+/// Of pods that are ready, newest first; the filter is read as ListPodSandbox reads it.
 async fn list(
     daemon: &Arc<Daemon>,
     filter: Option<PodSandboxStatsFilter>,
 ) -> Result<Vec<PodSandboxStats>> {
     let PodSandboxStatsFilter { id, label_selector } = filter.unwrap_or_default();
+    let one = match id.as_str() {
+        "" => None,
+        id => Some(daemon.sandboxes.get(id).map(|found| found.now().id.clone())),
+    };
     let mut records: Vec<_> = pod::ready(daemon)
-        .filter(|r| r.id.starts_with(&id) && selects(&label_selector, &r.config.labels))
+        .filter(|r| one.as_ref().is_none_or(|id| id.as_ref() == Some(&r.id)))
+        .filter(|r| selects(&label_selector, &r.config.labels))
         .collect();
-    records.sort_by_key(|record| std::cmp::Reverse(record.created_at));
+    newest_first(&mut records, |r| (r.created_at, &r.id));
     let found = pod::of(daemon, records).await?;
     let filesystem = filesystem(daemon);
     Ok(found

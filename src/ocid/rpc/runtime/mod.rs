@@ -22,6 +22,7 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod update_container_resources;
 mod usage;
 mod version;
 
@@ -70,6 +71,9 @@ serve! {
             = list_metric_descriptors::list_metric_descriptors;
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse
             = list_pod_sandbox_metrics::list_pod_sandbox_metrics;
+        update_container_resources(UpdateContainerResourcesRequest)
+            -> UpdateContainerResourcesResponse
+            = update_container_resources::update_container_resources;
 
         @stream
         get_container_events(GetEventsRequest)
@@ -92,8 +96,6 @@ serve! {
             = list_pod_sandbox_metrics::stream_pod_sandbox_metrics;
 
         @unimplemented
-        update_container_resources(UpdateContainerResourcesRequest)
-            -> UpdateContainerResourcesResponse;
         exec(ExecRequest) -> ExecResponse;
         attach(AttachRequest) -> AttachResponse;
         port_forward(PortForwardRequest) -> PortForwardResponse;

@@ -11,6 +11,8 @@ pub async fn remove_container(
     daemon: &Arc<Daemon>,
     request: RemoveContainerRequest,
 ) -> Result<RemoveContainerResponse> {
-    remove::remove(daemon, &request.container_id).await?;
+    let id = &request.container_id;
+    daemon.containers.check("container_id", id)?;
+    remove::remove(daemon, id).await?;
     Ok(RemoveContainerResponse {})
 }

@@ -11,6 +11,8 @@ pub async fn remove_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: RemovePodSandboxRequest,
 ) -> Result<RemovePodSandboxResponse> {
-    stop::remove(daemon, &request.pod_sandbox_id).await?;
+    let id = &request.pod_sandbox_id;
+    daemon.sandboxes.check("pod_sandbox_id", id)?;
+    stop::remove(daemon, id).await?;
     Ok(RemovePodSandboxResponse {})
 }

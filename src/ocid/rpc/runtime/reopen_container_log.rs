@@ -13,7 +13,9 @@ pub async fn reopen_container_log(
     daemon: &Arc<Daemon>,
     request: ReopenContainerLogRequest,
 ) -> Result<ReopenContainerLogResponse> {
-    let record = daemon.containers.expect(&request.container_id)?.now();
+    let id = &request.container_id;
+    daemon.containers.check("container_id", id)?;
+    let record = daemon.containers.expect(id)?.now();
     if record.phase != Phase::Running {
         return Err(Arc::new(Error::State {
             what: "container",

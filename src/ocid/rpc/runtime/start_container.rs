@@ -11,6 +11,8 @@ pub async fn start_container(
     daemon: &Arc<Daemon>,
     request: StartContainerRequest,
 ) -> Result<StartContainerResponse> {
-    start::start(daemon, &request.container_id).await?;
+    let id = &request.container_id;
+    daemon.containers.check("container_id", id)?;
+    start::start(daemon, id).await?;
     Ok(StartContainerResponse {})
 }

@@ -43,8 +43,8 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
         handlers.push(RuntimeHandler {
             name: name.to_owned(),
             features: Some(RuntimeHandlerFeatures {
-                recursive_read_only_mounts: facts.is_some_and(|facts| facts.recursive_read_only),
-                user_namespaces: false,
+                recursive_read_only_mounts: facts.as_ref().is_some_and(|f| f.recursive_read_only),
+                user_namespaces: facts.is_some_and(|facts| facts.user_namespaces),
             }),
         });
     }

@@ -11,6 +11,8 @@ pub async fn stop_container(
     daemon: &Arc<Daemon>,
     request: StopContainerRequest,
 ) -> Result<StopContainerResponse> {
-    stop::stop(daemon, &request.container_id, request.timeout).await?;
+    let id = &request.container_id;
+    daemon.containers.check("container_id", id)?;
+    stop::stop(daemon, id, request.timeout).await?;
     Ok(StopContainerResponse {})
 }

@@ -11,6 +11,8 @@ pub async fn stop_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: StopPodSandboxRequest,
 ) -> Result<StopPodSandboxResponse> {
-    stop::stop(daemon, &request.pod_sandbox_id).await?;
+    let id = &request.pod_sandbox_id;
+    daemon.sandboxes.check("pod_sandbox_id", id)?;
+    stop::stop(daemon, id).await?;
     Ok(StopPodSandboxResponse {})
 }

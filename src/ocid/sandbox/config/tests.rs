@@ -98,10 +98,23 @@ fn a_saved_config_of_an_older_version_is_read() {
     assert_eq!(config.security, SandboxSecurity::default());
 }
 
+fn userns() -> v1::UserNamespace {
+    let map = v1::IdMapping {
+        host_id: 100_000,
+        container_id: 0,
+        length: 65_536,
+    };
+    v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: vec![map],
+        gids: vec![map],
+    }
+}
+
 #[test]
 fn bad_fields_are_named() {
     type Change = fn(&mut v1::PodSandboxConfig);
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 24] = [
         ("config.metadata", |c| c.metadata = None),
         ("config.metadata.name", |c| {
             c.metadata.as_mut().unwrap().name.clear();
@@ -156,11 +169,39 @@ fn bad_fields_are_named() {
             namespaces(c).target_id = "x".into();
         }),
         (
-            "config.linux.security_context.namespace_options.userns_options",
+            "config.linux.security_context.namespace_options.userns_options.uids",
             |c| {
                 namespaces(c).userns_options = Some(v1::UserNamespace::default());
             },
         ),
+        (
+            "config.linux.security_context.namespace_options.userns_options.gids",
+            |c| {
+                let mut userns = userns();
+                userns.gids.extend(userns.gids.clone());
+                namespaces(c).userns_options = Some(userns);
+            },
+        ),
+        (
+            "config.linux.security_context.namespace_options.userns_options.gids",
+            |c| {
+                let mut userns = userns();
+                userns.gids[0].container_id = 1;
+                namespaces(c).userns_options = Some(userns);
+            },
+        ),
+        (
+            "config.linux.security_context.namespace_options.userns_options.uids[0]",
+            |c| {
+                let mut userns = userns();
+                userns.uids[0].length = 0;
+                namespaces(c).userns_options = Some(userns);
+            },
+        ),
+        ("config.linux.security_context.namespace_options.ipc", |c| {
+            namespaces(c).userns_options = Some(userns());
+            namespaces(c).ipc = v1::NamespaceMode::Node.into();
+        }),
     ];
     for (name, change) in cases {
         assert_eq!(field(change), name);

@@ -1,0 +1,499 @@
+//! The daemon, or a monitor, is killed at every stage of every call that changes something: whatever was there
+//! before goes on, the retry succeeds, and when all is removed nothing is left.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crio_setup::cri::v1::{ContainerState, PodSandboxConfig, PodSandboxState};
+use crio_setup::ocic::client::ClientError;
+use crio_setup::ocid::failpoint::{Point, VARIABLE};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::image::{Compression, Layer, assemble};
+use crate::support::snapshot::Snapshot;
+use crate::world::{LIMIT, World};
+
+/// The daemon is another process after each restart; the logs are kubelet's; addresses of links settle late.
+const USUAL: [&str; 3] = ["--debug", "/var/log/pods", "route local fe80"];
+/// Says that its own program runs, and ends with 7 when it is told to stop; the shell waits in a builtin.
+const POLITE: &str =
+    "trap 'exit 7' TERM; echo here; mkfifo /tmp/f; while :; do read x </tmp/f; done";
+/// Hears nothing.
+const DEAF: &str = "trap '' TERM; echo here; mkfifo /tmp/f; while :; do read x </tmp/f; done";
+const TAG: &str = "library/victim";
+
+/// The call that reaches a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    RunPod,
+    StopPod,
+    RemovePod,
+    Create,
+    Start,
+    /// Of a container that ends when it is asked to.
+    Stop,
+    /// Of one that must be killed.
+    Kill,
+    RemoveContainer,
+    Pull,
+    RemoveImage,
+    RemoveTag,
+    /// A create whose monitor dies.
+    MonitorOfCreate,
+    /// A container whose monitor dies.
+    Monitor,
+}
+
+/// No arm for all others: whoever adds a point says here how it is reached.
+fn act(point: Point) -> Act {
+    match point {
+        Point::PodReserved
+        | Point::PodRecorded
+        | Point::PodPinned
+        | Point::PodAttached
+        | Point::PodCgroup
+        | Point::PodPaused
+        | Point::PodFiles
+        | Point::PodCreated
+        | Point::PodCommitted => Act::RunPod,
+        Point::StopPodBegun
+        | Point::StopPodKilled
+        | Point::StopPodDetached
+        | Point::StopPodReleased
+        | Point::StopPodStopped => Act::StopPod,
+        Point::RemovePodMarked
+        | Point::RemovePodEmptied
+        | Point::RemovePodReleased
+        | Point::RemovePodFiles
+        | Point::RemovePodGone => Act::RemovePod,
+        Point::CreateReserved
+        | Point::CreateRecorded
+        | Point::CreateMounted
+        | Point::CreateSpecified
+        | Point::CreateMonitor
+        | Point::CreateOrdered
+        | Point::CreateMade
+        | Point::CreateNoted
+        | Point::CreateCommitted => Act::Create,
+        Point::StartNoted | Point::StartStarted => Act::Start,
+        Point::StopSignalled
+        | Point::EndRead
+        | Point::EndNoted
+        | Point::EndDeleted
+        | Point::EndReleased => Act::Stop,
+        Point::StopOverdue | Point::StopKilled => Act::Kill,
+        Point::RemoveMarked
+        | Point::RemoveReleased
+        | Point::RemoveBundle
+        | Point::RemoveExit
+        | Point::RemoveFiles
+        | Point::RemoveGone => Act::RemoveContainer,
+        Point::PullResolved
+        | Point::PullUnpacked
+        | Point::PullPlaced
+        | Point::PullDurable
+        | Point::PullRecorded
+        | Point::PullCommitted => Act::Pull,
+        Point::RemoveImageForgotten | Point::RemoveImageWithdrawn | Point::RemoveImageGone => {
+            Act::RemoveImage
+        }
+        Point::RemoveImageRenamed => Act::RemoveTag,
+        Point::MonitorOrdered | Point::MonitorCreated | Point::MonitorRecorded => {
+            Act::MonitorOfCreate
+        }
+        Point::MonitorAnswered | Point::MonitorEnded | Point::MonitorWritten => Act::Monitor,
+    }
+}
+
+/// A world in which a container of another pod runs all the time and must not notice anything.
+struct Stage {
+    world: World,
+    bystander: String,
+    before: Snapshot,
+}
+
+impl Stage {
+    async fn new() -> Result<Self> {
+        let world = World::start().await?;
+        let sandbox = world.pod_config("bystander");
+        let pod = world.run_pod(&sandbox).await?;
+        let config = world.container_config("bystander", &["sh", "-c", POLITE]);
+        let bystander = world.up(&pod, &sandbox, config).await?;
+        said_here(&world, &bystander).await?;
+        let before = Snapshot::take(&world.machine)?;
+        Ok(Self {
+            world,
+            bystander,
+            before,
+        })
+    }
+
+    /// Restarts the daemon with a point armed.
+    async fn arm(&mut self, point: Point, action: &str) -> Result<()> {
+        self.world.end_daemon(Signal::SIGKILL)?;
+        let order = format!("{}={action}", point.name());
+        self.world.start_daemon_with(&[(VARIABLE, &order)]).await
+    }
+
+    /// The daemon has died; the next one starts, and the bystander has not noticed.
+    async fn next(&mut self) -> Result<()> {
+        self.world.await_daemon()?;
+        self.world.start_daemon().await?;
+        let status = self.world.status(&self.bystander).await?;
+        let running = status.state() == ContainerState::ContainerRunning;
+        ensure!(running, "the bystander: {status:?}");
+        Ok(())
+    }
+
+    /// Back to what was there before; what is deleted beside the answers may take its time.
+    async fn clean(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let now = Snapshot::take(&self.world.machine)?;
+            match now.assert_as(&self.before, &USUAL) {
+                Err(left) if Instant::now() > deadline => return Err(left),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    async fn end(self) -> Result<()> {
+        self.world
+            .client
+            .stop_container(&self.bystander, Duration::from_secs(30))
+            .await?;
+        let status = self.world.status(&self.bystander).await?;
+        ensure!(status.exit_code == 7, "the bystander: {status:?}");
+        self.world.assert_clean(&USUAL).await
+    }
+}
+
+/// A signal is for the container's own program, not for the runtime's.
+async fn said_here(world: &World, id: &str) -> Result<()> {
+    let path = world.machine.path(&world.status(id).await?.log_path);
+    let deadline = Instant::now() + LIMIT;
+    while !std::fs::read_to_string(&path)?.contains("here") {
+        ensure!(Instant::now() < deadline, "it does not say that it runs");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// The call must have been cut off by the daemon's death, not answered.
+fn cut_off<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Result<()> {
+    match answer {
+        Ok(answer) => anyhow::bail!("answered: {answer:?}"),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A pod with a PID namespace for all, so that there is a pause process.
+fn pod_config(world: &World, name: &str) -> PodSandboxConfig {
+    let mut config = world.pod_config(name);
+    if let Some(linux) = &mut config.linux {
+        linux.security_context = None;
+    }
+    config
+}
+
+async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
+    let act = act(point);
+    let name = point.name().replace('.', "-");
+    let sandbox = pod_config(&stage.world, &name);
+    let script = if act == Act::Kill { DEAF } else { POLITE };
+    let config = stage.world.container_config(&name, &["sh", "-c", script]);
+    // What the call needs stands before the daemon that will die starts.
+    let (mut pod, mut id) = (String::new(), String::new());
+    if act != Act::RunPod {
+        pod = stage.world.run_pod(&sandbox).await?;
+    }
+    if !matches!(act, Act::RunPod | Act::Create) {
+        id = stage.world.create(&pod, &sandbox, config.clone()).await?;
+    }
+    if !matches!(act, Act::RunPod | Act::Create | Act::Start) {
+        stage.world.client.start_container(&id).await?;
+        said_here(&stage.world, &id).await?;
+    }
+    stage.arm(point, "abort").await?;
+    let client = stage.world.client.clone();
+    match act {
+        Act::RunPod => cut_off(client.run_pod_sandbox(sandbox.clone(), "").await)?,
+        Act::StopPod => cut_off(client.stop_pod_sandbox(&pod).await)?,
+        Act::RemovePod => cut_off(client.remove_pod_sandbox(&pod).await)?,
+        Act::Create => cut_off(stage.world.create(&pod, &sandbox, config.clone()).await)?,
+        Act::Start => cut_off(client.start_container(&id).await)?,
+        // The answer may go out between the end and its cleaning-up.
+        Act::Stop => drop(client.stop_container(&id, Duration::from_secs(30)).await),
+        Act::Kill => cut_off(client.stop_container(&id, Duration::from_secs(1)).await)?,
+        Act::RemoveContainer => cut_off(client.remove_container(&id).await)?,
+        other => anyhow::bail!("{other:?} is for another test"),
+    }
+    stage.next().await?;
+    let (world, client) = (&stage.world, stage.world.client.clone());
+    match act {
+        Act::RunPod => {
+            pod = world.run_pod(&sandbox).await?;
+            let status = world.pod_status(&pod).await?;
+            ensure!(
+                status.state() == PodSandboxState::SandboxReady,
+                "{status:?}"
+            );
+            id = world.up(&pod, &sandbox, config.clone()).await?;
+            said_here(world, &id).await?;
+        }
+        Act::StopPod => {
+            client.stop_pod_sandbox(&pod).await?;
+            let status = world.pod_status(&pod).await?;
+            ensure!(
+                status.state() == PodSandboxState::SandboxNotready,
+                "{status:?}"
+            );
+            let status = world.status(&id).await?;
+            ensure!(
+                status.state() == ContainerState::ContainerExited,
+                "{status:?}"
+            );
+            ensure!(status.exit_code == 137, "{status:?}");
+        }
+        Act::RemovePod => client.remove_pod_sandbox(&pod).await?,
+        Act::Create => {
+            id = world.create(&pod, &sandbox, config.clone()).await?;
+            let status = world.status(&id).await?;
+            ensure!(
+                status.state() == ContainerState::ContainerCreated,
+                "{status:?}"
+            );
+            client.start_container(&id).await?;
+            said_here(world, &id).await?;
+        }
+        Act::Start => {
+            client.start_container(&id).await?;
+            said_here(world, &id).await?;
+            let status = world.status(&id).await?;
+            ensure!(
+                status.state() == ContainerState::ContainerRunning,
+                "{status:?}"
+            );
+            ensure!(status.started_at > 0, "{status:?}");
+        }
+        Act::Stop | Act::Kill => {
+            client.stop_container(&id, Duration::from_secs(1)).await?;
+            let status = world.status(&id).await?;
+            let code = if act == Act::Stop { 7 } else { 137 };
+            ensure!(
+                status.state() == ContainerState::ContainerExited,
+                "{status:?}"
+            );
+            ensure!(
+                status.exit_code == code && status.finished_at > 0,
+                "{status:?}"
+            );
+        }
+        Act::RemoveContainer => client.remove_container(&id).await?,
+        _ => {}
+    }
+    // One of each name, and nothing that nobody asked for.
+    let pods = client.list_pod_sandboxes(None).await?;
+    let expected = if act == Act::RemovePod { 1 } else { 2 };
+    ensure!(pods.len() == expected, "{pods:?}");
+    let containers = client.list_containers(None).await?;
+    let expected = match act {
+        Act::RemovePod | Act::RemoveContainer => 1,
+        _ => 2,
+    };
+    ensure!(containers.len() == expected, "{containers:?}");
+    client.stop_pod_sandbox(&pod).await?;
+    client.remove_pod_sandbox(&pod).await?;
+    stage.clean().await
+}
+
+async fn kill_at_all(acts: &[Act]) -> Result<()> {
+    let mut stage = Stage::new().await?;
+    let mut points = 0;
+    for &point in Point::ALL {
+        if acts.contains(&act(point)) {
+            let killed = kill_at(&mut stage, point).await;
+            killed.with_context(|| format!("killed at `{}`", point.name()))?;
+            points += 1;
+        }
+    }
+    ensure!(points > acts.len(), "only {points} points");
+    stage.end().await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_life_of_a_pod() -> Result<()> {
+    kill_at_all(&[Act::RunPod, Act::StopPod, Act::RemovePod]).await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_life_of_a_container() -> Result<()> {
+    kill_at_all(&[
+        Act::Create,
+        Act::Start,
+        Act::Stop,
+        Act::Kill,
+        Act::RemoveContainer,
+    ])
+    .await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_life_of_an_image() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    for &point in Point::ALL {
+        let act = act(point);
+        if !matches!(act, Act::Pull | Act::RemoveImage | Act::RemoveTag) {
+            continue;
+        }
+        let run = async {
+            let machine = &stage.world.machine;
+            // The one that has the tag already must lose it to the one that comes.
+            let mut old = Layer::default();
+            old.file("/old", 0o644, b"old")?;
+            let old = old.finish(Compression::Gzip)?;
+            let old = assemble(vec![old], json!({}))?;
+            let tag = stage.world.registry.push(machine, TAG, "1", &old)?;
+            stage.world.client.pull_image(&tag, None).await?;
+            let mut new = Layer::default();
+            new.file("/new", 0o644, point.name().as_bytes())?;
+            let new = new.finish(Compression::Gzip)?;
+            let new = assemble(vec![new], json!({}))?;
+            let pushed = stage.world.registry.push(machine, TAG, "1", &new)?;
+            ensure!(pushed == tag, "{pushed}");
+            let second = stage.world.registry.push(machine, TAG, "2", &new)?;
+            if act != Act::Pull {
+                for name in [&tag, &second] {
+                    stage.world.client.pull_image(name, None).await?;
+                }
+                if act == Act::RemoveImage {
+                    stage.world.client.remove_image(&tag).await?;
+                }
+            }
+            stage.arm(point, "abort").await?;
+            let client = stage.world.client.clone();
+            match act {
+                Act::Pull => cut_off(client.pull_image(&tag, None).await)?,
+                Act::RemoveImage => cut_off(client.remove_image(&second).await)?,
+                _ => cut_off(client.remove_image(&tag).await)?,
+            }
+            stage.next().await?;
+            let client = stage.world.client.clone();
+            match act {
+                Act::Pull => {
+                    let id = client.pull_image(&tag, None).await?;
+                    let named = client.list_images(None).await?;
+                    let named: Vec<_> = named
+                        .iter()
+                        .filter(|i| i.repo_tags.contains(&tag))
+                        .map(|i| i.id.clone())
+                        .collect();
+                    ensure!(named == [id], "{named:?}");
+                }
+                Act::RemoveImage => client.remove_image(&second).await?,
+                _ => client.remove_image(&tag).await?,
+            }
+            // The images of this round; the world's own is used.
+            for image in client.list_images(None).await? {
+                if !image.repo_tags.contains(&stage.world.image) {
+                    client.remove_image(&image.id).await?;
+                }
+            }
+            // The registry's files are the registry's.
+            stage.clean().await
+        };
+        run.await
+            .with_context(|| format!("killed at `{}`", point.name()))?;
+    }
+    stage.end().await
+}
+
+#[tokio::test]
+async fn a_monitor_killed_at_any_point() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    for &point in Point::ALL {
+        let act = act(point);
+        if !matches!(act, Act::MonitorOfCreate | Act::Monitor) {
+            continue;
+        }
+        let run = async {
+            stage.arm(point, "abort").await?;
+            let world = &stage.world;
+            let name = point.name().replace('.', "-");
+            let sandbox = world.pod_config(&name);
+            let pod = world.run_pod(&sandbox).await?;
+            let config = world.container_config(&name, &["sh", "-c", "echo here; exit 3"]);
+            let created = world.create(&pod, &sandbox, config.clone()).await;
+            if act == Act::MonitorOfCreate {
+                let error = created.err().context("created without a monitor")?;
+                ensure!(error.to_string().contains("monitor"), "{error}");
+                let left = world.client.list_containers(None).await?;
+                ensure!(left.len() == 1, "{left:?}");
+            } else {
+                let id = created?;
+                // A container whose monitor is gone already is not started any more.
+                if point != Point::MonitorAnswered {
+                    world.client.start_container(&id).await?;
+                }
+                let status = world.ended(&id).await?;
+                let code = if point == Point::MonitorWritten {
+                    3
+                } else {
+                    137
+                };
+                ensure!(status.exit_code == code, "{status:?}");
+                ensure!(
+                    code == 3 || status.message.contains("monitor"),
+                    "{status:?}"
+                );
+                ensure!(status.finished_at > 0, "{status:?}");
+                world.client.remove_container(&id).await?;
+            }
+            // The daemon lives and its monitors are whole again.
+            stage.world.restart(Signal::SIGKILL).await?;
+            let world = &stage.world;
+            let (_, status) = world.run(&pod, &sandbox, config).await?;
+            ensure!(status.exit_code == 3, "{status:?}");
+            world.client.remove_pod_sandbox(&pod).await?;
+            stage.clean().await
+        };
+        run.await
+            .with_context(|| format!("killed at `{}`", point.name()))?;
+    }
+    stage.end().await
+}
+
+#[tokio::test]
+async fn what_fails_at_any_point_of_its_making_is_undone() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    for &point in Point::ALL {
+        let act = act(point);
+        if !matches!(act, Act::RunPod | Act::Create) {
+            continue;
+        }
+        let run = async {
+            stage.arm(point, "error").await?;
+            let world = &stage.world;
+            let name = point.name().replace('.', "-");
+            let sandbox = pod_config(world, &name);
+            let error = if act == Act::RunPod {
+                world.run_pod(&sandbox).await.map(drop)
+            } else {
+                let pod = world.run_pod(&sandbox).await?;
+                let config = world.container_config(&name, &["sh", "-c", POLITE]);
+                let failed = world.create(&pod, &sandbox, config).await.map(drop);
+                world.client.remove_pod_sandbox(&pod).await?;
+                failed
+            };
+            let error = error.err().context("it did not fail")?.to_string();
+            ensure!(error.contains("it is armed"), "{error}");
+            stage.clean().await
+        };
+        run.await
+            .with_context(|| format!("failed at `{}`", point.name()))?;
+    }
+    stage.world.restart(Signal::SIGKILL).await?;
+    stage.end().await
+}
