@@ -1,14 +1,15 @@
 //! The command line of the daemon.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::output;
@@ -34,6 +35,21 @@ struct Ocid {
     /// The folder for state that does not, instead of `crio.runroot`.
     #[arg(long, value_name = "DIR")]
     runroot: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print the configuration in effect, with the file, flag or default that each value comes from.
+    ///
+    /// What is printed is a configuration file itself. Keys that have no effect are named on standard
+    /// error.
+    Config {
+        /// Print nothing but what is wrong: exit code 0 where the daemon could start with it, else 2.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 /// Runs the daemon in the foreground until SIGTERM. Exit codes: 0, 1 it failed, 2 it was called wrongly.
@@ -44,19 +60,22 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         listen,
         root,
         runroot,
+        verb,
     } = match Ocid::try_parse_from(args) {
         Ok(ocid) => ocid,
         Err(error) => return super::usage(&error),
     };
-    match serve(
-        &Options {
-            config,
-            listen,
-            root,
-            runroot,
-        },
-        debug,
-    ) {
+    let options = Options {
+        config,
+        listen,
+        root,
+        runroot,
+    };
+    let done = match verb {
+        None => serve(options, debug),
+        Some(Verb::Config { check }) => show(&options, check),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = error.hint();
@@ -73,30 +92,57 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(options: &Options, debug: bool) -> Result<(), ServerError> {
+/// `ocid config`: the settings as the daemon would take them.
+fn show(options: &Options, check: bool) -> Result<(), ServerError> {
     let loaded = server::settings(options)?;
+    for key in &loaded.ignored {
+        eprintln!("warning: `{key}` has no effect here");
+    }
+    if check {
+        return Ok(());
+    }
+    let report = loaded.report().map_err(ServerError::Report)?;
+    match std::io::stdout().write_all(report.as_bytes()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(ServerError::Print),
+    }
+}
+
+fn serve(options: Options, debug: bool) -> Result<(), ServerError> {
+    let loaded = server::settings(&options)?;
     let configured = loaded.config.level().unwrap_or(Level::INFO);
-    log_to_stderr(if debug { Level::DEBUG } else { configured });
+    let set_level = log_to_stderr(if debug { Level::DEBUG } else { configured });
     for key in &loaded.ignored {
         tracing::warn!("`{key}` has no effect here");
     }
-    server::run(loaded.config)
+    server::run(options, loaded.config, set_level)
 }
 
-/// One line per event; under systemd the journal adds the time. Libraries speak from `info` upwards:
-/// at `debug` every frame of HTTP/2 would drown ours.
-fn log_to_stderr(level: Level) {
-    let ours = Targets::new()
+/// What is logged at `level`. Libraries speak from `info` upwards: at `debug` every frame of HTTP/2
+/// would drown ours.
+fn targets(level: Level) -> Targets {
+    Targets::new()
         .with_default(level.min(Level::INFO))
-        .with_target("crio_setup", level);
+        .with_target("crio_setup", level)
+}
+
+/// One line per event; under systemd the journal adds the time. The answer changes the level later.
+fn log_to_stderr(level: Level) -> impl Fn(Level) + Send + Sync {
+    let (filter, handle) = reload::Layer::new(targets(level));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(level >= Level::DEBUG);
-    let registry = tracing_subscriber::registry();
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        registry.with(lines.without_time().with_filter(ours)).init();
+    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().with_filter(filter).boxed()
     } else {
-        registry.with(lines.with_filter(ours)).init();
+        lines.with_filter(filter).boxed()
+    };
+    tracing_subscriber::registry().with(lines).init();
+    move |level| {
+        if let Err(error) = handle.reload(targets(level)) {
+            tracing::error!(%error, "the level of the log stays as it was");
+        }
     }
 }

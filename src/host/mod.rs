@@ -27,4 +27,5 @@ pub mod rooted;
 pub mod service;
 pub mod spawn;
 pub mod systemd;
+pub mod usage;
 pub mod users;

@@ -4,13 +4,19 @@
 //! Drop-ins (`ocid.conf.d/*.conf`) are laid over the file in the order of their names, key by key.
 //! A key that we do not honour is named in [`Loaded::ignored`], never dropped in silence.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::duration;
+use super::image::ShortNames;
 use super::stats::metrics::Group;
 use crate::host::fs::read_capped;
 
@@ -20,14 +26,14 @@ pub const DEFAULT_FILE: &str = "/etc/ocid/ocid.conf";
 pub const DEFAULT_SOCKET: &str = "/run/ocid/ocid.sock";
 
 /// The effective settings of a daemon.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     pub crio: Crio,
 }
 
 /// `[crio]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Crio {
     /// State that outlives a reboot: images, layers, what pods and containers were asked to be.
@@ -39,10 +45,11 @@ pub struct Crio {
     pub image: Image,
     pub network: Network,
     pub stats: Stats,
+    pub metrics: Metrics,
 }
 
 /// `[crio.api]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Api {
     /// The unix socket that serves the CRI.
@@ -50,7 +57,7 @@ pub struct Api {
 }
 
 /// `[crio.runtime]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Runtime {
     pub default_runtime: String,
@@ -75,7 +82,7 @@ pub struct Runtime {
 }
 
 /// `[crio.runtime.runtimes.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Handler {
     /// Empty: the handler's name, looked up in `PATH`.
@@ -83,7 +90,7 @@ pub struct Handler {
 }
 
 /// `crio.runtime.cgroup_manager`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupManager {
     Systemd,
@@ -91,21 +98,27 @@ pub enum CgroupManager {
 }
 
 /// `[crio.image]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Image {
     /// `HOST[:PORT]` of registries that may be spoken to over plain HTTP.
     pub insecure_registries: Vec<String>,
     /// Credentials in the form of docker's config.json.
     pub global_auth_file: PathBuf,
-    /// containers-policy.json(5); empty: `/etc/containers/policy.json` if it is there.
+    /// containers-policy.json(5), which then must be there; empty: `/etc/containers/policy.json` if it is
+    /// there.
     pub signature_policy: PathBuf,
+    /// A pull that receives nothing for so long is given up; 0: none is.
+    #[serde(with = "duration")]
+    pub pull_progress_timeout: Duration,
+    /// Absent: what registries.conf says.
+    pub short_name_mode: Option<ShortNames>,
     /// Images that garbage collection must not take.
     pub pinned_images: Vec<String>,
 }
 
 /// `[crio.network]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Network {
     pub network_dir: PathBuf,
@@ -115,11 +128,35 @@ pub struct Network {
 }
 
 /// `[crio.stats]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stats {
     /// What ListPodSandboxMetrics gives; by default only when a container was last seen, as with CRI-O.
     pub included_pod_metrics: Vec<Group>,
+}
+
+/// `[crio.metrics]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metrics {
+    /// Serve Prometheus' text format over HTTP?
+    pub enable_metrics: bool,
+    /// An address of this machine.
+    pub metrics_host: String,
+    pub metrics_port: u16,
+    /// A unix socket to serve it on as well; empty is none.
+    pub metrics_socket: PathBuf,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            enable_metrics: false,
+            metrics_host: "127.0.0.1".to_owned(),
+            metrics_port: 9090,
+            metrics_socket: PathBuf::new(),
+        }
+    }
 }
 
 impl Default for Crio {
@@ -132,6 +169,7 @@ impl Default for Crio {
             image: Image::default(),
             network: Network::default(),
             stats: Stats::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -192,6 +230,8 @@ pub struct Loaded {
     pub config: Config,
     /// `FILE: key` for each key that is not honoured.
     pub ignored: Vec<String>,
+    /// Where each value that is no default comes from: its dotted key, and a file or a flag.
+    pub origins: BTreeMap<String, String>,
 }
 
 /// Why a configuration cannot be used.
@@ -226,6 +266,7 @@ const CAP: u64 = 1 << 20;
 pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
     let mut ignored = Vec::new();
     let mut merged = Table::new();
+    let mut origins = BTreeMap::new();
     let main = if required || file.exists() {
         Some(file.to_owned())
     } else {
@@ -247,6 +288,9 @@ pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
                 .into_iter()
                 .map(|key| format!("{}: {key}", path.display())),
         );
+        report::leaves("", &table, &mut |key, _| {
+            origins.insert(key.to_owned(), path.display().to_string());
+        });
         lay_over(&mut merged, table);
     }
     let config =
@@ -255,7 +299,11 @@ pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
             source: Box::new(source),
         })?;
     config.check()?;
-    Ok(Loaded { config, ignored })
+    Ok(Loaded {
+        config,
+        ignored,
+        origins,
+    })
 }
 
 /// One file's table, checked by itself so that an error names this file, and its unknown keys.
@@ -337,6 +385,13 @@ impl Config {
             return Err(ConfigError::Value {
                 key: "crio.runtime.log_level",
                 problem,
+            });
+        }
+        let host = &self.crio.metrics.metrics_host;
+        if host.parse::<IpAddr>().is_err() {
+            return Err(ConfigError::Value {
+                key: "crio.metrics.metrics_host",
+                problem: format!("`{host}` is no IP address"),
             });
         }
         let pairs = [
@@ -436,6 +491,10 @@ mod tests {
         for (text, part) in [
             ("[crio.runtime]\npids_limit = \"many\"", "ocid.conf"),
             ("[crio]\nroot = \"relative\"", "crio.root"),
+            (
+                "[crio.metrics]\nmetrics_host = \"localhost\"",
+                "crio.metrics.metrics_host",
+            ),
             (
                 "[crio.runtime]\nlog_level = \"loud\"",
                 "crio.runtime.log_level",

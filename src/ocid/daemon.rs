@@ -18,6 +18,7 @@ use super::error::{Error, Result};
 use super::events::Events;
 use super::field::FieldError;
 use super::image::{ImageOptions, ImageStore};
+use super::metrics::Metrics;
 use super::network::Network;
 use super::runtime::Runtime;
 use super::sandbox::Sandbox;
@@ -42,6 +43,7 @@ pub struct Daemon {
     pub joined: Joined,
     pub events: Events,
     pub stats: Stats,
+    pub metrics: Metrics,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
     /// Calls, and mutating operations, each of which outlives the call that began it.
@@ -154,6 +156,7 @@ impl Daemon {
             joined: Joined::default(),
             events: Events::default(),
             stats: Stats::new(&crio.stats.included_pod_metrics),
+            metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
@@ -246,15 +249,16 @@ fn image_options(image: &config::Image) -> ImageOptions {
     let mut options = ImageOptions {
         insecure_registries: image.insecure_registries.clone(),
         pinned_images: image.pinned_images.clone(),
+        short_names: image.short_name_mode,
+        progress_timeout: Some(image.pull_progress_timeout).filter(|limit| !limit.is_zero()),
         ..ImageOptions::default()
     };
-    for (setting, path) in [
-        (&mut options.auth_file, &image.global_auth_file),
-        (&mut options.policy, &image.signature_policy),
-    ] {
-        if !path.as_os_str().is_empty() {
-            *setting = path.clone();
-        }
+    if !image.global_auth_file.as_os_str().is_empty() {
+        options.auth_files = vec![image.global_auth_file.clone()];
+    }
+    if !image.signature_policy.as_os_str().is_empty() {
+        options.policy.clone_from(&image.signature_policy);
+        options.policy_required = true;
     }
     options
 }

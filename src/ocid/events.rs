@@ -70,6 +70,11 @@ impl Events {
         stream::unfold(Some(self.listeners.subscribe()), next)
     }
 
+    /// How many listen.
+    pub fn listeners(&self) -> usize {
+        self.listeners.receiver_count()
+    }
+
     /// A container that an earlier daemon started.
     pub fn adopt(&self, container: &str) {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,10 +19,13 @@ use tonic::transport::Server;
 
 use super::config::{self, Config, ConfigError};
 use super::daemon::Daemon;
+use super::dump;
 use super::error::Error;
 use super::failpoint;
+use super::metrics;
 use super::rpc::Service;
 use super::state::restore;
+use super::watchdog;
 use crate::cri::v1::image_service_server::ImageServiceServer;
 use crate::cri::v1::runtime_service_server::RuntimeServiceServer;
 
@@ -68,6 +71,10 @@ pub enum ServerError {
     Prepare(#[source] Arc<Error>),
     #[error("start the async runtime")]
     Runtime(#[source] io::Error),
+    #[error("write the settings as TOML")]
+    Report(#[source] toml::ser::Error),
+    #[error("write to standard output")]
+    Print(#[source] io::Error),
     #[error("serve the CRI")]
     Serve(#[from] tonic::transport::Error),
 }
@@ -102,21 +109,37 @@ pub fn settings(options: &Options) -> Result<config::Loaded, ConfigError> {
     let mut loaded = config::load(file.unwrap_or(default), file.is_some())?;
     let crio = &mut loaded.config.crio;
     let given = [
-        (&mut crio.api.listen, &options.listen),
-        (&mut crio.root, &options.root),
-        (&mut crio.runroot, &options.runroot),
+        (
+            &mut crio.api.listen,
+            &options.listen,
+            "crio.api.listen",
+            "--listen",
+        ),
+        (&mut crio.root, &options.root, "crio.root", "--root"),
+        (
+            &mut crio.runroot,
+            &options.runroot,
+            "crio.runroot",
+            "--runroot",
+        ),
     ];
-    for (setting, given) in given {
+    for (setting, given, key, flag) in given {
         if let Some(path) = given {
             *setting = path.clone();
+            loaded.origins.insert(key.to_owned(), flag.to_owned());
         }
     }
     loaded.config.check()?;
     Ok(loaded)
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
-pub fn run(config: Config) -> Result<(), ServerError> {
+/// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads the settings again, which `options` lead
+/// to, and `set_level` changes the level of the log; SIGUSR1 writes what the daemon is doing to the log.
+pub fn run(
+    options: Options,
+    config: Config,
+    set_level: impl Fn(tracing::Level) + Send + Sync,
+) -> Result<(), ServerError> {
     umask(Mode::from_bits_truncate(0o022));
     let open_files = raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -125,10 +148,69 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         .enable_all()
         .build()
         .map_err(ServerError::Runtime)?;
-    runtime.block_on(serve(config, open_files))
+    let mut reload = Reload {
+        options,
+        config: config.clone(),
+        set_level,
+    };
+    runtime.block_on(serve(config, open_files, || reload.again()))
 }
 
-async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), ServerError> {
+/// What can be changed in a daemon that runs.
+struct Reload<F> {
+    options: Options,
+    config: Config,
+    set_level: F,
+}
+
+impl<F: Fn(tracing::Level)> Reload<F> {
+    /// Reads the settings anew. Those that cannot be used change nothing.
+    fn again(&mut self) {
+        let loaded = match settings(&self.options) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "the configuration is not reloaded");
+                return;
+            }
+        };
+        for key in &loaded.ignored {
+            tracing::warn!("`{key}` has no effect here");
+        }
+        let changed = match self.config.changed(&loaded.config) {
+            Ok(changed) => changed,
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not reloaded");
+                return;
+            }
+        };
+        for key in &changed {
+            if key != LOG_LEVEL {
+                tracing::warn!("`{key}` has changed; it takes effect when the daemon is restarted");
+            }
+        }
+        let level = loaded.config.crio.runtime.log_level.clone();
+        if let Some(parsed) = loaded.config.level()
+            && changed.contains(LOG_LEVEL)
+        {
+            (self.set_level)(parsed);
+            tracing::info!(%level, "the level of the log is changed");
+        }
+        // The rest stays as it was started, and is told again at the next reload.
+        self.config.crio.runtime.log_level = level;
+        tracing::info!("the configuration is reloaded");
+    }
+}
+
+/// The one key that takes effect without a restart. (registries.conf and its kin, CNI's files and
+/// credentials are read at each use.)
+const LOG_LEVEL: &str = "crio.runtime.log_level";
+
+async fn serve(
+    config: Config,
+    open_files: Option<(u64, u64)>,
+    mut reload: impl FnMut(),
+) -> Result<(), ServerError> {
     if failpoint::arm_from_environment()? {
         let mut go_on = signal(SignalKind::user_defined1()).map_err(ServerError::Runtime)?;
         tokio::spawn(async move {
@@ -150,6 +232,9 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
     };
     let listen = config.crio.api.listen.clone();
     let listener = bind(&listen)?;
+    let scraped = metrics::listen(&config.crio.metrics)
+        .await
+        .map_err(|(path, source)| ServerError::io("serve metrics on", &path)(source))?;
     let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;
     restore::prepare(&daemon)
         .await
@@ -160,19 +245,21 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
 
     let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;
-    // The default action would end us; the unit's ExecReload sends it.
     let mut hangup = signal(SignalKind::hangup()).map_err(ServerError::Runtime)?;
+    let mut dumps = signal(SignalKind::user_defined1()).map_err(ServerError::Runtime)?;
     let stop = async {
         loop {
             tokio::select! {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
-                _ = hangup.recv() => {
-                    tracing::warn!("no setting can be changed while running; restart to apply the configuration");
-                }
+                _ = hangup.recv() => reload(),
+                _ = dumps.recv() => dump::write(&daemon),
             }
         }
     };
+    if let Some(listeners) = scraped {
+        metrics::serve(&daemon, listeners);
+    }
     let service = Service(Arc::clone(&daemon));
     let server = Server::builder()
         .add_service(
@@ -181,6 +268,7 @@ async fn serve(config: Config, open_files: Option<(u64, u64)>) -> Result<(), Ser
         .add_service(ImageServiceServer::new(service).max_decoding_message_size(REQUEST_CAP));
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[sd_notify::NotifyState::Ready]);
+    watchdog::start(&daemon);
     let stopping = daemon.stopping.clone();
     let served = server.serve_with_incoming_shutdown(
         UnixListenerStream::new(listener),

@@ -76,12 +76,8 @@ async fn images_are_mounted_whole_and_by_sub_path() -> Result<()> {
         ensure!(text == "hello from below", "{path}: {text}");
     }
     ensure!(world.exec(&id, &["cat", "/file"]).await? == "from above");
-    for script in [
-        "touch /whole/new",
-        "rm /whole/top",
-        "/whole/dir/program",
-        "echo x >/file",
-    ] {
+    ensure!(world.exec(&id, &["/whole/dir/program"]).await? == "ran");
+    for script in ["touch /whole/new", "rm /whole/top", "echo x >/file"] {
         let words = ["sh", "-c", script].map(str::to_owned).to_vec();
         let answer = world.client.exec_sync(&id, words, None).await?;
         ensure!(answer.exit_code != 0, "`{script}` was possible");

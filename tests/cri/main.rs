@@ -6,6 +6,14 @@
 mod support;
 mod world;
 
+// The registry that does as the test says, and what it serves.
+#[allow(dead_code)]
+#[path = "../images/liar.rs"]
+mod liar;
+#[allow(dead_code)]
+#[path = "../images/pack.rs"]
+mod pack;
+
 mod answers;
 mod answers_images;
 mod answers_refused;
@@ -14,7 +22,9 @@ mod containers_volumes;
 mod events;
 mod exec;
 mod failpoints;
+mod images;
 mod logs;
+mod operation;
 mod pods;
 mod pods_users;
 mod second_stack;

@@ -312,3 +312,113 @@ async fn a_full_disk_leaves_nothing_half_there() {
     store.pull(&liar.image("2"), None).await.unwrap();
     assert_eq!(names(&root.join("layers")).len(), 1);
 }
+
+/// A store on a filesystem of its own.
+fn small(home: &Home, options: &str) -> (ImageStore, Mounted) {
+    let root = home.root();
+    std::fs::create_dir(&root).unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), &root, Some("tmpfs"), flags, Some(options)).unwrap();
+    let mounted = Mounted(root.clone());
+    (
+        ImageStore::open(&root, home.options.clone()).unwrap(),
+        mounted,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_for_the_last_file_leaves_nothing_half_there() {
+    let liar = Liar::start().await;
+    let layer = Layer::new(&archive(&[("f", &noise(1, 1 << 20))]), Compression::Plain);
+    // The layer fits and the image's record does not: it holds the configuration.
+    let label = "l".repeat(128 << 10);
+    let large = Packed::new(Form::Oci, &label, std::slice::from_ref(&layer));
+    liar.serve("large", &large);
+    liar.serve("1", &Packed::new(Form::Oci, "small", &[layer]));
+    let home = Home::default();
+    let (store, _mounted) = small(&home, "size=1112k");
+    let e = store.pull(&liar.image("large"), None).await.unwrap_err();
+    assert!(told(&e).contains("No space left"), "{}", told(&e));
+    assert!(told(&e).contains("images/"), "the record: {}", told(&e));
+    assert!(e.hint().is_some_and(|h| h.contains("df")), "{:?}", e.hint());
+    home.assert_empty();
+    store.pull(&liar.image("1"), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_inodes_leaves_nothing_half_there() {
+    let liar = Liar::start().await;
+    let names: Vec<String> = (0..500).map(|n| format!("d/{n}")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|n| (n.as_str(), &b"x"[..])).collect();
+    let many = Layer::new(&archive(&files), Compression::Gzip);
+    let few = Layer::new(&archive(&files[..10]), Compression::Gzip);
+    liar.serve("1", &Packed::new(Form::Oci, "many", &[few.clone(), many]));
+    liar.serve("2", &Packed::new(Form::Oci, "few", &[few]));
+    let home = Home::default();
+    let (store, _mounted) = small(&home, "size=64m,nr_inodes=200");
+    let e = store.pull(&liar.image("1"), None).await.unwrap_err();
+    assert!(told(&e).contains("No space left"), "{}", told(&e));
+    home.assert_empty();
+    store.pull(&liar.image("2"), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_that_are_for_others_are_refused_by_name() {
+    let liar = Liar::start().await;
+    let home = Home::default();
+    let store = home.open();
+    let right = packed(7);
+    let config = String::from_utf8(right.config.clone()).unwrap();
+    let windows = config.replace("\"linux\"", "\"windows\"").into_bytes();
+    let manifest = Packed::manifest(Form::Oci, &windows, &right.layers);
+    let windows = Packed {
+        config: windows,
+        manifest,
+        ..packed(7)
+    };
+    liar.serve("windows", &windows);
+    liar.serve("1", &right);
+    liar.serve("schema1", &right);
+    liar.change("/v2/x/manifests/schema1", |r| {
+        r.body = br#"{"schemaVersion":1,"name":"x","tag":"1","fsLayers":[]}"#.to_vec();
+        let kind = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        r.headers = vec![("content-type", kind.to_owned())];
+    });
+    let chart = String::from_utf8(right.manifest.clone()).unwrap();
+    let chart = chart.replace(
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.cncf.helm.chart.content.v1",
+    );
+    liar.serve("chart", &right);
+    liar.change("/v2/x/manifests/chart", |r| r.body = chart.into_bytes());
+    for (tag, word) in [
+        ("windows", "`windows`"),
+        ("schema1", "schema 1"),
+        ("chart", "no container image"),
+    ] {
+        let e = store.pull(&liar.image(tag), None).await.unwrap_err();
+        assert!(matches!(e, ImageError::Manifest { .. }), "{}", told(&e));
+        assert!(told(&e).contains(word), "{tag}: {}", told(&e));
+    }
+    // An index whose manifest is not what it says.
+    let (bytes, kind) = crate::pack::index(Form::Oci, &[("amd64", &right), ("arm64", &right)]);
+    liar.put(
+        "/v2/x/manifests/index",
+        Reply {
+            status: 200,
+            headers: vec![("content-type", kind.to_owned())],
+            body: bytes,
+            ..Reply::default()
+        },
+    );
+    let path = format!("/v2/x/manifests/{}", right.digest());
+    liar.change(&path, |r| r.body = packed(8).manifest.clone());
+    let e = store.pull(&liar.image("index"), None).await.unwrap_err();
+    assert!(matches!(e, ImageError::WrongDigest { .. }), "{}", told(&e));
+    home.assert_empty();
+    liar.serve("1", &right);
+    assert_eq!(
+        store.pull(&liar.image("index"), None).await.unwrap().id,
+        right.id()
+    );
+}

@@ -34,34 +34,43 @@ async fn a_killed_pull_leaves_nothing_half_there() {
     let half = Layer::new(&archive(&files), Compression::Plain);
     let packed = Packed::new(Form::Oci, "killed", &[whole, half.clone()]);
     liar.serve("1", &packed);
-    let gate = Arc::new(Gate::default());
-    liar.change(&format!("/v2/x/blobs/{}", half.digest), |r| {
-        r.gate = Some(gate.clone())
-    });
-    let home = Home::default();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "killed::child", "--ignored"])
-        .env(ROOT, home.root())
-        .env(IMAGE, liar.image("1"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    // Half of 48 MiB was sent: more than sockets and queues hold, so files are being written.
-    gate.reached.notified().await;
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let staged = home.names("tmp");
-    let half_done = |name: &String| home.root().join("tmp").join(name).join("d/d/0").exists();
-    assert!(
-        staged.iter().any(half_done),
-        "it was killed while it unpacked: {staged:?}"
-    );
-    let store = home.open();
-    home.assert_empty();
-    assert!(store.list().is_empty());
-    gate.open.notify_one();
-    let image = store.pull(&liar.image("1"), None).await.unwrap();
-    assert_eq!(image.id, packed.id());
-    assert_eq!(home.names("layers").len(), 2);
+    let layer = format!("/v2/x/blobs/{}", half.digest);
+    // In the middle of the manifest, of the configuration, and of a layer while another stands.
+    for path in [
+        "/v2/x/manifests/1",
+        &format!("/v2/x/blobs/{}", packed.id()),
+        &layer,
+    ] {
+        let gate = Arc::new(Gate::default());
+        liar.change(path, |r| r.gate = Some(gate.clone()));
+        let home = Home::default();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "killed::child", "--ignored"])
+            .env(ROOT, home.root())
+            .env(IMAGE, liar.image("1"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Of the layer half of 48 MiB was sent: more than sockets and queues hold, so files are being
+        // written.
+        gate.reached.notified().await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let staged = home.names("tmp");
+        let half_done = |name: &String| home.root().join("tmp").join(name).join("d/d/0").exists();
+        assert_eq!(
+            staged.iter().any(half_done),
+            path == layer,
+            "{path}: where it was killed: {staged:?}"
+        );
+        let store = home.open();
+        home.assert_empty();
+        assert!(store.list().is_empty());
+        gate.open.notify_one();
+        liar.change(path, |r| r.gate = None);
+        let image = store.pull(&liar.image("1"), None).await.unwrap();
+        assert_eq!(image.id, packed.id());
+        assert_eq!(home.names("layers").len(), 2);
+    }
 }

@@ -25,6 +25,8 @@ pub struct Reply {
     pub demands: Option<(String, String)>,
     /// Answers ranges, as real registries do.
     pub ranges: bool,
+    /// Answers to the first requests, one each.
+    pub before: Vec<Reply>,
 }
 
 #[derive(Default)]
@@ -38,6 +40,8 @@ pub struct Table {
     pub replies: HashMap<String, Reply>,
     /// Path, authorization and range of each request.
     pub seen: Vec<(String, String, String)>,
+    /// Bodies of requests that had one.
+    pub bodies: Vec<String>,
 }
 
 pub struct Liar {
@@ -47,8 +51,15 @@ pub struct Liar {
 
 impl Liar {
     pub async fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::serving(listener)
+    }
+
+    /// On a socket that may be in another network.
+    pub fn serving(listener: std::net::TcpListener) -> Self {
         let table = Arc::<Mutex<Table>>::default();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let app = axum::Router::new()
             .fallback(answer)
@@ -67,6 +78,14 @@ impl Liar {
 
     pub fn change(&self, path: &str, change: impl FnOnce(&mut Reply)) {
         change(self.table.lock().unwrap().replies.get_mut(path).unwrap());
+    }
+
+    /// Every path served so far answers only to this authorization, and else with the challenge.
+    pub fn demand(&self, authorization: &str, challenge: &str) {
+        let demand = (authorization.to_owned(), challenge.to_owned());
+        for reply in self.table.lock().unwrap().replies.values_mut() {
+            reply.demands = Some(demand.clone());
+        }
     }
 
     /// An honest image at `x:TAG`, to be lied about afterwards.
@@ -116,10 +135,20 @@ async fn answer(State(table): State<Arc<Mutex<Table>>>, request: Request) -> Res
     let uri = request.uri().to_string();
     let authorization = text(request.headers(), header::AUTHORIZATION);
     let range = text(request.headers(), header::RANGE);
+    let path = request.uri().path().to_owned();
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await;
     let reply = {
         let mut table = table.lock().unwrap();
         table.seen.push((uri, authorization.clone(), range.clone()));
-        table.replies.get(request.uri().path()).cloned()
+        if let Some(body) = body.ok().filter(|b| !b.is_empty()) {
+            table
+                .bodies
+                .push(String::from_utf8_lossy(&body).into_owned());
+        }
+        match table.replies.get_mut(&path) {
+            Some(reply) if !reply.before.is_empty() => Some(reply.before.remove(0)),
+            other => other.cloned(),
+        }
     };
     let Some(reply) = reply else {
         return response(

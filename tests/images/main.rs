@@ -1,17 +1,23 @@
 //! Images end to end: a real registry, a lying one, real overlay mounts. Needs root, as ocid does.
 
 mod containers;
+mod credentials;
 mod failures;
 mod killed;
 mod liar;
 mod pack;
+mod proxy;
 mod pulls;
+mod registries;
 mod registry;
+mod retries;
+mod tls;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crio_setup::ocid::image::{ImageOptions, ImageStore};
+use crio_setup::ocid::image::{ImageOptions, ImageStore, Retries};
 
 /// A store in a folder of its own, with no configuration of the machine's.
 pub struct Home {
@@ -27,7 +33,13 @@ impl Default for Home {
         let options = ImageOptions {
             registries_conf: etc.join("registries.conf"),
             registries_conf_dir: etc.join("registries.conf.d"),
-            auth_file: etc.join("auth.json"),
+            short_name_aliases: etc.join("short-name-aliases.conf"),
+            auth_files: vec![etc.join("auth.json")],
+            retries: Retries {
+                most: 3,
+                pause: Duration::from_millis(5),
+                longest: Duration::from_secs(2),
+            },
             certs_dirs: vec![etc.join("certs.d")],
             policy: etc.join("policy.json"),
             ..ImageOptions::default()

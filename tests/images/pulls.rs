@@ -1,10 +1,8 @@
 //! Pulls that succeed: every format, from a real registry.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
-use crio_setup::host::command::Command;
 use crio_setup::ocid::image::digest::Digest;
 use crio_setup::ocid::image::{ImageError, ImageUser, RegistryAuth};
 
@@ -124,63 +122,6 @@ async fn the_manifest_for_this_machine_is_taken_from_an_index() {
     }
 }
 
-async fn openssl(dir: &Path, args: &str) {
-    let command = Command::new("openssl")
-        .current_dir(dir)
-        .args(args.split_whitespace());
-    command.run_async().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn https_with_a_ca_of_certs_d() {
-    crypto();
-    let keys = tempfile::tempdir().unwrap();
-    let dir = keys.path();
-    fs::write(
-        dir.join("ext"),
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n",
-    )
-    .unwrap();
-    openssl(dir, "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -subj /CN=test-ca -days 2").await;
-    openssl(dir, "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout srv.key -out srv.csr -subj /CN=127.0.0.1").await;
-    openssl(dir, "x509 -req -in srv.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out srv.crt -days 2 -extfile ext").await;
-    let plain = Registry::start(Settings::default());
-    let packed = Packed::new(Form::Oci, "tls", &two_layers(5, Compression::Gzip));
-    plain.push("a", "1", &packed).await;
-    let (certificate, key) = (dir.join("srv.crt"), dir.join("srv.key"));
-    let secure = Registry::start(Settings {
-        tls: Some((&certificate, &key)),
-        storage: Some(plain.storage()),
-        ..Settings::default()
-    });
-    let mut home = Home::default();
-    let store = home.open();
-    let reference = format!("{}/a:1", secure.host);
-    let e = store.pull(&reference, None).await.unwrap_err();
-    assert!(matches!(e, ImageError::Unavailable { .. }), "{}", told(&e));
-    assert!(told(&e).contains("UnknownIssuer"), "{}", told(&e));
-    assert!(e.hint().is_some_and(|h| h.contains("certs.d")));
-    let trusted = home.etc("certs.d").join(&secure.host);
-    fs::create_dir_all(&trusted).unwrap();
-    fs::copy(dir.join("ca.crt"), trusted.join("ca.crt")).unwrap();
-    assert_eq!(store.pull(&reference, None).await.unwrap().id, packed.id());
-    store.remove(&reference).unwrap();
-    // Configured as insecure it needs no CA.
-    drop(store);
-    fs::remove_dir_all(&trusted).unwrap();
-    home.options.insecure_registries = vec![secure.host.clone()];
-    let store = home.open();
-    assert_eq!(store.pull(&reference, None).await.unwrap().id, packed.id());
-    // A broken CA file is an error that names it.
-    fs::create_dir_all(&trusted).unwrap();
-    fs::write(trusted.join("bad.cert"), "x").unwrap();
-    let e = store
-        .pull(&format!("{}/a@{}", secure.host, packed.digest()), None)
-        .await
-        .unwrap_err();
-    assert!(told(&e).contains("bad."), "{}", told(&e));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_from_the_request_or_from_auth_json() {
     crypto();
@@ -242,11 +183,7 @@ async fn a_token_from_the_registry_s_token_server() {
         r#"Bearer realm="http://{}/token",service="svc",scope="repository:x:pull""#,
         liar.host
     );
-    let demand = ("Bearer abc".to_owned(), challenge);
-    let paths: Vec<String> = liar.table.lock().unwrap().replies.keys().cloned().collect();
-    for path in paths {
-        liar.change(&path, |r| r.demands = Some(demand.clone()));
-    }
+    liar.demand("Bearer abc", &challenge);
     let token = Reply {
         status: 200,
         body: br#"{"access_token":"abc"}"#.to_vec(),

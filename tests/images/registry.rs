@@ -24,6 +24,8 @@ pub struct Registry {
 pub struct Settings<'a> {
     /// Certificate and key.
     pub tls: Option<(&'a Path, &'a Path)>,
+    /// Clients need a certificate that this one has signed.
+    pub client_authority: Option<&'a Path>,
     pub password: bool,
     /// Serve what another one stores.
     pub storage: Option<PathBuf>,
@@ -40,8 +42,12 @@ impl Registry {
             storage.display()
         );
         if let Some((certificate, key)) = settings.tls {
+            let authority = settings.client_authority;
+            let clients = authority.map_or(String::new(), |ca| {
+                format!(", clientcas: [{}]", ca.display())
+            });
             config += &format!(
-                "  tls: {{certificate: {}, key: {}}}\n",
+                "  tls: {{certificate: {}, key: {}{clients}}}\n",
                 certificate.display(),
                 key.display()
             );

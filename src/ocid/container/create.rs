@@ -1,5 +1,6 @@
 //! CreateContainer.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
@@ -134,7 +135,7 @@ async fn build(
 
     let handler = daemon.handler(&record.runtime_handler)?;
     let facts = handler.facts().await?;
-    let built = {
+    let (built, volume_images) = {
         let (daemon, pod, record, image) = (
             Arc::clone(daemon),
             Arc::clone(pod),
@@ -150,12 +151,13 @@ async fn build(
             let (images, mounts) = (&daemon.images, &record.config.mounts);
             let users = pod.users(&daemon);
             let volumes = volumes::mount(images, &record.id, mounts, &bundle, users.as_ref())?;
-            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, &volumes)?;
+            let sources = &volumes.sources;
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, sources)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
             write_replace(&path, &bytes, 0o600).map_err(Error::io("write", &path))?;
-            Ok(built)
+            Ok((built, volumes.images))
         })
         .await?
     };
@@ -193,6 +195,7 @@ async fn build(
         r.monitor = Some(created.monitor);
         r.user = Some(built.user.clone());
         r.stop_signal = built.stop_signal.number();
+        r.volume_images = volume_images;
         r.phase = Phase::Created;
     })?;
     failpoint::pass(Point::CreateNoted).await?;
@@ -341,6 +344,7 @@ impl ContainerRecord {
             config,
             runtime_handler: pod.runtime_handler.clone(),
             user: None,
+            volume_images: BTreeMap::new(),
             stop_signal: libc::SIGTERM,
             created_at: at,
             started_at: 0,

@@ -5,6 +5,7 @@
 //! the daemon; a monitor that ended without a record was killed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Container;
 use super::remove::release;
@@ -63,6 +64,9 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
             });
         }
         let now = container.now();
+        if now.oom_killed {
+            daemon.metrics.oom.fetch_add(1, Ordering::Relaxed);
+        }
         daemon.tell(Kind::Stopped, &now);
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
     }

@@ -135,10 +135,10 @@ impl Mounts {
     }
 }
 
-/// An image volume is read-only whatever was asked, as Kubernetes has it, and nobody's programs. Its ids
-/// are the pod's already.
+/// An image volume is read-only whatever was asked, as Kubernetes has it. Programs in it run, but not as
+/// somebody else. Its ids are the pod's already.
 fn volume(mount: &Asked, source: &Path) -> Mount {
-    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev"];
     new_mount(&mount.container_path, "bind", source, &options)
 }
 

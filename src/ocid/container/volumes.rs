@@ -17,6 +17,14 @@ use crate::ocid::storage::Users;
 /// The mounts' sources on the machine, by their place in the config.
 pub type Sources = BTreeMap<usize, PathBuf>;
 
+/// What [`mount`] made.
+#[derive(Debug, Default)]
+pub struct Mounted {
+    pub sources: Sources,
+    /// The ids of the images, by the same places.
+    pub images: BTreeMap<usize, String>,
+}
+
 /// Mounts every image that `mounts` names. What was mounted before a failure is for [`unmount`].
 pub fn mount(
     images: &ImageStore,
@@ -24,8 +32,8 @@ pub fn mount(
     mounts: &[Mount],
     bundle: &Path,
     users: Option<&Users>,
-) -> Result<Sources, SpecError> {
-    let mut sources = Sources::new();
+) -> Result<Mounted, SpecError> {
+    let mut mounted = Mounted::default();
     for (i, mount) in mounts.iter().enumerate() {
         let Some(wanted) = &mount.image else { continue };
         let field = || format!("config.mounts[{i}]");
@@ -43,9 +51,11 @@ pub fn mount(
                 image: wanted.image.clone(),
                 source,
             })?;
-        sources.insert(i, below(&target, mount, &field())?);
+        let source = below(&target, mount, &field())?;
+        mounted.sources.insert(i, source);
+        mounted.images.insert(i, image.id.clone());
     }
-    Ok(sources)
+    Ok(mounted)
 }
 
 /// Takes away every image volume of the container with this bundle; none is no error.

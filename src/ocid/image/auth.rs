@@ -1,15 +1,22 @@
-//! Credentials: from the CRI request, or from auth.json (containers-auth.json(5)).
+//! Credentials: from the CRI request, from auth.json (containers-auth.json(5)), or from a credential
+//! helper that is named there or in registries.conf.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::error::ImageError;
+use super::error::{ImageError, chain};
 use super::reference::{DOCKER_HUB, Reference};
+use super::registries::{AUTH_FILES, is_helper};
+use crate::host::command::Command;
 use crate::host::fs::read_capped;
+
+/// How long a credential helper may take; some ask a cloud's service.
+const HELPER: Duration = Duration::from_secs(30);
 
 /// CRI `AuthConfig`; empty strings mean absent.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -99,55 +106,147 @@ struct Entry {
     identity_token: String,
 }
 
-/// The most specific entry of an auth.json for an image: repository, then each namespace above it,
-/// then the registry. An absent file has none.
-pub fn from_file(path: &Path, reference: &Reference) -> Result<Option<Credentials>, ImageError> {
-    let wrong = |problem: String| ImageError::Config {
-        path: path.to_owned(),
-        problem,
-    };
+/// What is stored for an image: each of `helpers` is asked in turn, where [`AUTH_FILES`] stands for
+/// `files`, of which each may be absent.
+pub async fn stored(
+    helpers: &[&str],
+    files: &[PathBuf],
+    reference: &Reference,
+) -> Result<Option<Credentials>, ImageError> {
+    for helper in helpers {
+        let found = if *helper == AUTH_FILES {
+            from_files(files, reference).await?
+        } else {
+            ask(helper, &reference.registry).await?
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+async fn from_files(
+    files: &[PathBuf],
+    reference: &Reference,
+) -> Result<Option<Credentials>, ImageError> {
+    for path in files {
+        let wrong = |problem: String| ImageError::Config {
+            path: path.to_owned(),
+            problem,
+        };
+        let Some(file) = read(path).map_err(wrong)? else {
+            continue;
+        };
+        // As with CRI-O a helper goes before what stands in the same file.
+        if let Some((server, helper)) = file.helper(reference) {
+            let found = ask(helper, server).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        let found = file.look_up(reference).map_err(wrong)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn read(path: &Path) -> Result<Option<AuthFile>, String> {
     let bytes = match read_capped(path, 1 << 20) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| wrong(e.to_string()))?,
+        other => other.map_err(|e| e.to_string())?,
     };
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    look_up(&bytes, reference).map_err(wrong)
+    let file = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    Ok(Some(file))
 }
 
-fn look_up(bytes: &[u8], reference: &Reference) -> Result<Option<Credentials>, String> {
-    let file: AuthFile = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    let name = reference.name();
-    let mut key = name.as_str();
-    loop {
-        let found = file
-            .auths
-            .iter()
-            .find(|(k, _)| canonical(host_of(k)) == key);
-        if let Some((key, entry)) = found {
-            if !entry.identity_token.is_empty() {
-                return Ok(Some(Credentials::IdentityToken(
-                    entry.identity_token.clone(),
-                )));
+impl AuthFile {
+    /// The helper for an image's registry, and the registry as the file writes it.
+    fn helper(&self, reference: &Reference) -> Option<(&str, &str)> {
+        let mut helpers = self.helpers.iter();
+        helpers
+            .find(|(server, _)| canonical(host_of(server)) == reference.registry)
+            .map(|(server, helper)| (server.as_str(), helper.as_str()))
+    }
+
+    /// The most specific entry: repository, then each namespace above it, then the registry.
+    fn look_up(&self, reference: &Reference) -> Result<Option<Credentials>, String> {
+        let name = reference.name();
+        let mut key = name.as_str();
+        loop {
+            let found = self
+                .auths
+                .iter()
+                .find(|(k, _)| canonical(host_of(k)) == key);
+            if let Some((key, entry)) = found {
+                if !entry.identity_token.is_empty() {
+                    return Ok(Some(Credentials::IdentityToken(
+                        entry.identity_token.clone(),
+                    )));
+                }
+                if !entry.auth.is_empty() {
+                    let decoded = decode(&entry.auth);
+                    let decoded = decoded.ok_or_else(|| {
+                        format!("`auths.{key}.auth` is not base64 of `USER:PASSWORD`")
+                    })?;
+                    return Ok(Some(decoded));
+                }
             }
-            if !entry.auth.is_empty() {
-                let decoded = decode(&entry.auth);
-                let decoded = decoded.ok_or_else(|| {
-                    format!("`auths.{key}.auth` is not base64 of `USER:PASSWORD`")
-                })?;
-                return Ok(Some(decoded));
+            match key.rsplit_once('/') {
+                Some((shorter, _)) => key = shorter,
+                None => return Ok(None),
             }
         }
-        match key.rsplit_once('/') {
-            Some((shorter, _)) => key = shorter,
-            None => break,
+    }
+}
+
+/// Asks a credential helper (the protocol of docker-credential-helpers: the server on standard input,
+/// JSON on standard output).
+async fn ask(helper: &str, server: &str) -> Result<Option<Credentials>, ImageError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answer {
+        #[serde(default)]
+        username: String,
+        #[serde(default)]
+        secret: String,
+    }
+    let program = format!("docker-credential-{helper}");
+    let wrong = |problem: String| ImageError::Config {
+        path: PathBuf::from(&program),
+        problem,
+    };
+    if !is_helper(helper) {
+        return Err(wrong("that names no program".to_owned()));
+    }
+    let command = Command::new(&program)
+        .arg("get")
+        .stdin(server)
+        .limit(HELPER);
+    let output = command.output_async().await.map_err(|e| wrong(chain(&e)))?;
+    if !output.status.success() {
+        // Helpers say why on standard output; that they know nothing is no failure.
+        let said: String = output.text().chars().take(300).collect();
+        if said.contains("credentials not found") {
+            return Ok(None);
         }
+        return Err(wrong(format!("`get` for `{server}` failed: {said}")));
     }
-    if file.helpers.contains_key(&reference.registry) {
-        tracing::warn!(registry = %reference.registry, "credential helpers are not run; no credentials are used");
-    }
-    Ok(None)
+    let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|_| {
+        wrong(format!(
+            "its answer for `{server}` is not the JSON of credentials"
+        ))
+    })?;
+    Ok(match (answer.username, answer.secret) {
+        (_, secret) if secret.is_empty() => None,
+        (user, secret) if user == "<token>" => Some(Credentials::IdentityToken(secret)),
+        (user, password) => Some(Credentials::Password { user, password }),
+    })
 }
 
 fn decode(auth: &str) -> Option<Credentials> {
@@ -201,7 +300,8 @@ mod tests {
         );
         let found = |r: &str| {
             let reference = Reference::parse(r).unwrap();
-            user(look_up(file.as_bytes(), &reference).unwrap())
+            let file: AuthFile = serde_json::from_str(&file).unwrap();
+            user(file.look_up(&reference).unwrap())
         };
         assert_eq!(found("redis"), "hub");
         assert_eq!(found("a.b:5000/x"), "host");

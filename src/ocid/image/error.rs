@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::digest::Digest;
 use super::reference::InvalidReference;
 use crate::ocid::storage::StorageError;
+use crate::ocid::storage::unpack::LayerError;
 
 /// Can be cloned, since several callers may wait for one pull.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,6 +32,13 @@ pub enum ImageError {
     /// The registry could not be reached, broke off, or is in trouble (429, 5xx).
     #[error("fetch `{url}`: {message}")]
     Unavailable { url: String, message: String },
+    /// It was not to be had from the image's registry, and not from its mirrors either.
+    #[error("{error}; from mirrors: {mirrors}")]
+    Everywhere {
+        #[source]
+        error: Box<ImageError>,
+        mirrors: String,
+    },
     /// Our own configuration forbids it.
     #[error("image `{reference}` is not allowed: {reason}")]
     Forbidden { reference: String, reason: String },
@@ -62,6 +70,7 @@ impl ImageError {
     /// The command or act that helps, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Everywhere { error, .. } => error.hint(),
             Self::NotFound { .. } => Some("check the image's name and tag".to_owned()),
             Self::Unauthenticated { registry, .. } | Self::Denied { registry, .. } => {
                 Some(format!(
@@ -74,6 +83,19 @@ impl ImageError {
             Self::Layer { source, .. } => source.hint(),
             Self::Storage(source) => source.hint(),
             _ => None,
+        }
+    }
+
+    /// Is it worth while to ask another registry that may have the image? Not where this machine is at
+    /// its end.
+    pub(super) fn may_differ_elsewhere(&self) -> bool {
+        match self {
+            Self::Layer { source, .. } => matches!(
+                source,
+                StorageError::Layer(e) if !matches!(e, LayerError::Apply { .. } | LayerError::Thread(_))
+            ),
+            Self::Storage(_) | Self::Interrupted(_) | Self::Reference(_) => false,
+            _ => true,
         }
     }
 }

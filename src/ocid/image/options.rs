@@ -1,8 +1,11 @@
 //! How images are fetched and kept.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::record::Record;
+use super::registries::ShortNames;
+use super::retry::Retries;
 use crate::ocid::storage::unpack::Limits;
 
 /// How images are fetched and kept.
@@ -12,11 +15,20 @@ pub struct ImageOptions {
     pub insecure_registries: Vec<String>,
     pub registries_conf: PathBuf,
     pub registries_conf_dir: PathBuf,
-    /// Credentials for pulls whose request brings none.
-    pub auth_file: PathBuf,
+    /// Aliases that another engine on this machine has recorded.
+    pub short_name_aliases: PathBuf,
+    /// Overrules `short-name-mode` of registries.conf.
+    pub short_names: Option<ShortNames>,
+    /// Credentials for pulls whose request brings none: the first file that has any. Each may be absent.
+    pub auth_files: Vec<PathBuf>,
     /// Folders with `HOST:PORT/{*.crt,*.cert,*.key}`.
     pub certs_dirs: Vec<PathBuf>,
     pub policy: PathBuf,
+    /// Whether an absent policy is an error; else it accepts everything.
+    pub policy_required: bool,
+    /// A pull that receives nothing for so long is given up.
+    pub progress_timeout: Option<Duration>,
+    pub retries: Retries,
     /// Layers of all pulls together that are fetched at a time.
     pub max_parallel_downloads: usize,
     /// What one layer may take.
@@ -31,12 +43,25 @@ impl Default for ImageOptions {
             insecure_registries: Vec::new(),
             registries_conf: "/etc/containers/registries.conf".into(),
             registries_conf_dir: "/etc/containers/registries.conf.d".into(),
-            auth_file: "/etc/containers/auth.json".into(),
+            short_name_aliases: "/var/cache/containers/short-name-aliases.conf".into(),
+            short_names: None,
+            // Ours first; then where root's `skopeo login`, `podman login` and `docker login` leave them.
+            auth_files: [
+                "/etc/containers/auth.json",
+                "/run/containers/0/auth.json",
+                "/root/.config/containers/auth.json",
+                "/root/.docker/config.json",
+            ]
+            .map(PathBuf::from)
+            .to_vec(),
             certs_dirs: vec![
                 "/etc/containers/certs.d".into(),
                 "/etc/docker/certs.d".into(),
             ],
             policy: "/etc/containers/policy.json".into(),
+            policy_required: false,
+            progress_timeout: None,
+            retries: Retries::default(),
             max_parallel_downloads: 4,
             limits: Limits::default(),
             pinned_images: Vec::new(),

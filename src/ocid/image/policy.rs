@@ -23,14 +23,14 @@ struct Requirement {
     kind: String,
 }
 
-/// Refuses the image if the policy does. An absent file accepts everything.
-pub fn check(path: &Path, reference: &Reference) -> Result<(), ImageError> {
+/// Refuses the image if the policy does. An absent file accepts everything, unless it is `required`.
+pub fn check(path: &Path, required: bool, reference: &Reference) -> Result<(), ImageError> {
     let wrong = |problem: String| ImageError::Config {
         path: path.to_owned(),
         problem,
     };
     let bytes = match read_capped(path, 1 << 20) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => return Ok(()),
         other => other.map_err(|e| wrong(e.to_string()))?,
     };
     let policy: Policy = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
@@ -109,14 +109,18 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_file_accepts_and_a_broken_one_does_not() {
+    fn an_absent_file_accepts_unless_it_was_configured_and_a_broken_one_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.json");
         let reference = Reference::parse("x").unwrap();
-        check(&path, &reference).unwrap();
+        check(&path, false, &reference).unwrap();
+        assert!(matches!(
+            check(&path, true, &reference),
+            Err(ImageError::Config { .. })
+        ));
         std::fs::write(&path, "{").unwrap();
         assert!(matches!(
-            check(&path, &reference),
+            check(&path, false, &reference),
             Err(ImageError::Config { .. })
         ));
     }

@@ -2,34 +2,31 @@
 //!
 //! One task per image and set of credentials, whoever asks; it goes on when they stop waiting. Its
 //! layers are fetched side by side and unpacked while they arrive; two pulls that need one layer
-//! share the work. Only when every layer stands does the image's record appear.
+//! share the work. Only when every layer stands does the image's record appear. Whatever goes wrong at a
+//! mirror, the next source is tried: it may have what the mirror lacks, or tell the truth.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use reqwest::Response;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::auth::{self, RegistryAuth};
 use super::digest::Digest;
-use super::error::ImageError;
+use super::error::{ImageError, chain};
+use super::fetch::Fetch;
 use super::manifest::{self, Blob, Document, Manifest, Platform};
 use super::policy;
+use super::progress::Progress;
 use super::record::{Image, Record, diff_ids};
 use super::reference::{Named, Reference};
-use super::registries::Source;
-use super::registry::{Attempt, Fetched, Repository, chain_without_url};
+use super::registries::{Registries, Source};
+use super::registry::{Attempt, Fetched, Repository};
 use super::store::{ImageStore, Inner};
 use crate::host::memory;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::layers::Pin;
-use crate::ocid::storage::unpack::{Expected, Fed, LayerError, feed};
 use crate::ocid::storage::{StorageError, failed};
-
-/// How often a download that broke off is taken up again where it stopped.
-const RESUMPTIONS: u32 = 5;
 
 type Outcome = Option<Result<Arc<Image>, ImageError>>;
 type Key = (Named, Option<RegistryAuth>);
@@ -71,7 +68,15 @@ impl ImageStore {
             key,
         };
         tokio::spawn(async move {
-            let outcome = pull(&entry.store, &named, auth.as_ref()).await;
+            let progress = Arc::new(Progress::default());
+            let pull = pull(&entry.store, &named, auth.as_ref(), &progress);
+            let outcome = match entry.store.options.progress_timeout {
+                Some(limit) => {
+                    let image = named.qualified().to_string();
+                    progress.watch(&image, limit, pull).await
+                }
+                None => pull.await,
+            };
             // Whoever asks from here on starts a new pull: a tag may have moved by now.
             drop(entry);
             sender.send_replace(Some(outcome));
@@ -98,7 +103,7 @@ impl Pulls {
     }
 
     /// The lock that whoever unpacks this layer holds.
-    fn layer(&self, diff_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+    pub fn layer(&self, diff_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = layers.get(diff_id).and_then(Weak::upgrade) {
@@ -114,45 +119,179 @@ async fn pull(
     store: &Arc<Inner>,
     named: &Named,
     auth: Option<&RegistryAuth>,
+    progress: &Arc<Progress>,
 ) -> Result<Arc<Image>, ImageError> {
     let registries = store.registries()?;
     let mut failure = None;
-    for reference in registries.candidates(named) {
-        policy::check(&store.options.policy, &reference)?;
-        for source in registries.sources(&reference)? {
-            match open(store, &reference, &source, auth).await {
-                Ok((repository, fetched)) => {
-                    let pulled = pull_from(store, &reference, repository, fetched).await;
-                    // Buffers of many threads are gone; glibc would keep their pages for good.
-                    memory::trim();
-                    return pulled;
-                }
-                Err(e) => {
-                    tracing::debug!(%reference, source = %source.reference, error = %e, "not here");
-                    failure = Some(e);
-                }
-            }
+    for reference in registries.resolve(named)? {
+        let pull = Pull {
+            store,
+            registries: &registries,
+            reference,
+            auth,
+            progress,
+        };
+        match pull.from_anywhere().await {
+            Ok(image) => return Ok(image),
+            Err(e) if !e.may_differ_elsewhere() => return Err(e),
+            Err(e) => failure = Some(e),
         }
     }
     Err(failure.unwrap_or_else(|| ImageError::Interrupted(named.qualified().to_string())))
 }
 
-async fn open(
-    store: &Inner,
-    reference: &Reference,
-    source: &Source,
-    auth: Option<&RegistryAuth>,
-) -> Result<(Repository, Fetched), ImageError> {
-    // The request's credentials are for the image's own registry, not for its mirrors.
-    let given = match auth {
-        Some(auth) if !source.mirror => auth.credentials(reference)?,
-        _ => None,
-    };
-    let credentials = match given {
-        Some(credentials) => Some(credentials),
-        None => auth::from_file(&store.options.auth_file, &source.reference)?,
-    };
-    Repository::open(source, credentials, &store.options.certs_dirs).await
+/// One of the images that the name may mean.
+struct Pull<'a> {
+    store: &'a Arc<Inner>,
+    registries: &'a Registries,
+    reference: Reference,
+    auth: Option<&'a RegistryAuth>,
+    progress: &'a Arc<Progress>,
+}
+
+impl Pull<'_> {
+    /// From its mirrors, or its own registry.
+    async fn from_anywhere(&self) -> Result<Arc<Image>, ImageError> {
+        let options = &self.store.options;
+        policy::check(&options.policy, options.policy_required, &self.reference)?;
+        let mut sources = self.registries.sources(&self.reference)?;
+        let own = sources.pop();
+        let mut failed = Vec::new();
+        for mirror in &sources {
+            match self.from(mirror, false).await {
+                Err(e) if e.may_differ_elsewhere() => {
+                    tracing::debug!(mirror = %mirror.reference, error = %chain(&e), "not from here");
+                    failed.push(chain(&e));
+                }
+                done => return done,
+            }
+        }
+        let Some(own) = own else {
+            return Err(ImageError::Interrupted(self.reference.to_string()));
+        };
+        self.from(&own, true).await.map_err(|error| {
+            if failed.is_empty() || !error.may_differ_elsewhere() {
+                return error;
+            }
+            ImageError::Everywhere {
+                error: Box::new(error),
+                mirrors: failed.join("; "),
+            }
+        })
+    }
+
+    async fn from(&self, source: &Source, last: bool) -> Result<Arc<Image>, ImageError> {
+        let image = self.reference.to_string();
+        let resolved = async {
+            let (repository, fetched) = self.open(source, last).await?;
+            self.progress.received(fetched.bytes.len() as u64);
+            let resolved = resolve(&self.reference, &repository, fetched).await?;
+            let record = record(self.store, &self.reference, &repository, &resolved).await?;
+            Ok((repository, resolved, record))
+        };
+        let (repository, resolved, record) = self.progress.answer(&image, resolved).await?;
+        let pulled = self.layers(repository, resolved, record).await;
+        // Buffers of many threads are gone; glibc would keep their pages for good.
+        memory::trim();
+        pulled
+    }
+
+    async fn open(&self, source: &Source, last: bool) -> Result<(Repository, Fetched), ImageError> {
+        let options = &self.store.options;
+        // The request's credentials are for the image's own registry, not for its mirrors.
+        let given = match self.auth {
+            Some(auth) if source.named => auth.credentials(&self.reference)?,
+            _ => None,
+        };
+        let credentials = match given {
+            Some(credentials) => Some(credentials),
+            None => {
+                let helpers = self.registries.helpers();
+                auth::stored(&helpers, &options.auth_files, &source.reference).await?
+            }
+        };
+        Repository::open(
+            source,
+            credentials,
+            &options.certs_dirs,
+            options.retries,
+            last,
+        )
+        .await
+    }
+
+    /// Fetches what is missing, and writes the image down.
+    async fn layers(
+        &self,
+        repository: Repository,
+        resolved: Resolved,
+        record: Record,
+    ) -> Result<Arc<Image>, ImageError> {
+        let Resolved { manifest, digests } = resolved;
+        let problem = |problem| ImageError::Manifest {
+            reference: self.reference.to_string(),
+            problem,
+        };
+        let config = record.image(false).map_err(problem)?.config;
+        let diff_ids = diff_ids(&config, manifest.layers.len()).map_err(problem)?;
+        failpoint::reach(Point::PullResolved).map_err(failed("go on in", &self.store.root))?;
+        let pins: Vec<Pin> = diff_ids.iter().map(|d| self.store.layers.pin(d)).collect();
+        let layers = manifest.layers.into_iter().zip(diff_ids.iter().cloned());
+        let fetched = self.fetch_layers(Arc::new(repository), layers).await;
+        let (store, reference) = (self.store.clone(), self.reference.clone());
+        let committed = tokio::task::spawn_blocking(move || {
+            let committed =
+                fetched.and_then(|()| commit(&store, record, diff_ids, &reference, &digests));
+            drop(pins);
+            // After a failure the layers that did arrive are nobody's; after a tag has moved it may be
+            // the old image's turn next time, which keeps its layers.
+            if committed.is_err() {
+                match store.withdraw_unused() {
+                    Ok(unused) => drop(unused),
+                    Err(error) => tracing::warn!(%error, "layers of a failed pull are left"),
+                }
+            }
+            committed
+        });
+        committed
+            .await
+            .unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string())))
+    }
+
+    /// Returns when all layers stand, or when after a first failure the others have been given up.
+    async fn fetch_layers(
+        &self,
+        repository: Arc<Repository>,
+        layers: impl Iterator<Item = (Blob, Digest)>,
+    ) -> Result<(), ImageError> {
+        let cancel = self.progress.cancel.child_token();
+        let mut tasks = JoinSet::new();
+        let mut seen = HashSet::new();
+        for (blob, diff_id) in layers {
+            if seen.insert(diff_id.clone()) {
+                let fetch = Fetch {
+                    store: self.store.clone(),
+                    repository: repository.clone(),
+                    reference: self.reference.to_string(),
+                    blob,
+                    diff_id,
+                    progress: self.progress.clone(),
+                    cancel: cancel.clone(),
+                };
+                tasks.spawn(fetch.run());
+            }
+        }
+        // If this future is dropped, so are the tasks, and their downloads end.
+        let mut failure = None;
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string())));
+            if let Err(e) = ended {
+                cancel.cancel();
+                failure.get_or_insert(e);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
 }
 
 /// An image's manifest, and the digests by which it can be pulled.
@@ -193,61 +332,46 @@ async fn resolve(
     }
 }
 
-async fn pull_from(
-    store: &Arc<Inner>,
+/// The image's record as far as it is known before its layers are: the one that is here, or a new one
+/// with the configuration that the manifest names.
+async fn record(
+    store: &Inner,
     reference: &Reference,
-    repository: Repository,
-    fetched: Fetched,
-) -> Result<Arc<Image>, ImageError> {
-    let wrong = |problem: String| ImageError::Manifest {
+    repository: &Repository,
+    resolved: &Resolved,
+) -> Result<Record, ImageError> {
+    let wrong = |problem: &str| ImageError::Manifest {
         reference: reference.to_string(),
-        problem,
+        problem: problem.to_owned(),
     };
-    let Resolved { manifest, digests } = resolve(reference, &repository, fetched).await?;
-    let id = &manifest.config.digest;
+    let Blob { digest: id, size } = &resolved.manifest.config;
     if !id.as_str().starts_with("sha256:") {
-        return Err(wrong(
-            "its configuration's digest is not a sha256".to_owned(),
-        ));
+        return Err(wrong("its configuration's digest is not a sha256"));
     }
-    let record = match store.record(id) {
-        Some(record) => record,
-        None => {
-            let bytes = repository.small_blob(id, manifest.config.size).await?;
-            let config = String::from_utf8(bytes);
-            let config = config.map_err(|_| wrong("its configuration is not UTF-8".to_owned()))?;
-            Record::new(id.clone(), config, Vec::new(), 0)
-        }
-    };
-    let config = record.image(false).map_err(wrong)?.config;
-    let diff_ids = diff_ids(&config, manifest.layers.len()).map_err(wrong)?;
-    let reach = |point| failpoint::reach(point).map_err(failed("go on in", &store.root));
-    reach(Point::PullResolved)?;
-    let pins: Vec<Pin> = diff_ids.iter().map(|d| store.layers.pin(d)).collect();
-    let layers = manifest.layers.into_iter().zip(diff_ids.iter().cloned());
-    let fetched = fetch_layers(store, reference, Arc::new(repository), layers).await;
-    let (store, reference) = (store.clone(), reference.clone());
-    let committed = tokio::task::spawn_blocking(move || {
-        let name = reference.to_string();
-        let committed =
-            fetched.and_then(|()| commit(&store, record, diff_ids, &reference, &digests));
-        drop(pins);
-        // After a failure the layers that did arrive are nobody's; after a tag has moved it may be
-        // the old image's turn next time, which keeps its layers.
-        if committed.is_err() {
-            match store.withdraw_unused() {
-                Ok(unused) => drop(unused),
-                Err(error) => tracing::warn!(%error, "layers of a failed pull are left"),
-            }
-        }
-        committed.map_err(|e: ImageError| match e {
-            ImageError::Interrupted(_) => ImageError::Interrupted(name),
-            other => other,
-        })
-    });
-    committed
-        .await
-        .unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string())))
+    if let Some(record) = store.record(id) {
+        return Ok(record);
+    }
+    let bytes = repository.small_blob(id, *size).await?;
+    let config = String::from_utf8(bytes);
+    let config = config.map_err(|_| wrong("its configuration is not UTF-8"))?;
+    let record = Record::new(id.clone(), config, Vec::new(), 0);
+    let ours = record.image(false).and_then(|image| runs_here(&image));
+    ours.map_err(|problem| wrong(&problem))?;
+    Ok(record)
+}
+
+/// An index leaves out what is for others; a single image may be anything. Another architecture's may run
+/// all the same, by an interpreter that the kernel knows.
+fn runs_here(image: &Image) -> Result<(), String> {
+    let os = image.config.os().to_string();
+    if !os.is_empty() && os != "linux" {
+        return Err(format!("it is for the operating system `{os}`"));
+    }
+    let (own, here) = (image.config.architecture(), Platform::of_this_machine());
+    if own.to_string() != here.architecture {
+        tracing::warn!(id = %image.id, architecture = %own, "an image for another architecture");
+    }
+    Ok(())
 }
 
 fn commit(
@@ -268,186 +392,4 @@ fn commit(
     record.layers = diff_ids;
     record.size = size;
     Ok(store.commit(record, reference, digests)?)
-}
-
-/// Returns when all layers stand, or when after a first failure the others have been given up.
-async fn fetch_layers(
-    store: &Arc<Inner>,
-    reference: &Reference,
-    repository: Arc<Repository>,
-    layers: impl Iterator<Item = (Blob, Digest)>,
-) -> Result<(), ImageError> {
-    let cancel = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let mut seen = HashSet::new();
-    for (blob, diff_id) in layers {
-        if seen.insert(diff_id.clone()) {
-            let fetch = Fetch {
-                store: store.clone(),
-                repository: repository.clone(),
-                reference: reference.to_string(),
-                blob,
-                diff_id,
-                cancel: cancel.clone(),
-            };
-            tasks.spawn(fetch.run());
-        }
-    }
-    // If this future is dropped, so are the tasks, and their downloads end.
-    let mut failure = None;
-    while let Some(ended) = tasks.join_next().await {
-        let ended = ended.unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string())));
-        if let Err(e) = ended {
-            cancel.cancel();
-            failure.get_or_insert(e);
-        }
-    }
-    failure.map_or(Ok(()), Err)
-}
-
-/// One layer of one pull.
-struct Fetch {
-    store: Arc<Inner>,
-    repository: Arc<Repository>,
-    reference: String,
-    blob: Blob,
-    diff_id: Digest,
-    cancel: CancellationToken,
-}
-
-impl Fetch {
-    async fn run(self) -> Result<(), ImageError> {
-        let cancel = self.cancel.clone();
-        let turn = async {
-            let alone = self.store.pulls.layer(&self.diff_id).lock_owned().await;
-            if self.store.layers.get(&self.diff_id).is_some() {
-                return None;
-            }
-            let permit = self.store.permits.clone().acquire_owned().await.ok();
-            Some((alone, permit))
-        };
-        let turn = tokio::select! {
-            turn = turn => turn,
-            () = cancel.cancelled() => return Err(self.interrupted()),
-        };
-        match turn {
-            Some(turn) => {
-                let fetched = self.fetch().await;
-                drop(turn);
-                fetched
-            }
-            None => Ok(()),
-        }
-    }
-
-    async fn fetch(&self) -> Result<(), ImageError> {
-        let (sender, feed) = feed();
-        let (done, unpacked) = oneshot::channel();
-        let layers = self.store.layers.clone();
-        let expected = Expected {
-            blob: self.blob.digest.clone(),
-            size: self.blob.size,
-            diff_id: self.diff_id.clone(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("layer-unpack".to_owned())
-            .spawn(move || {
-                // Nobody waits any more when the runtime is shut down; the layer stands or is gone.
-                let _ = done.send(layers.add(&expected, feed));
-            });
-        let layer_error = |source| ImageError::Layer {
-            reference: self.reference.clone(),
-            digest: self.blob.digest.clone(),
-            source,
-        };
-        thread.map_err(|e| layer_error(LayerError::Thread(Arc::new(e)).into()))?;
-        let downloaded = self.download(sender).await;
-        match (unpacked.await, downloaded) {
-            (Ok(Ok(_)), _) => Ok(()),
-            (Ok(Err(StorageError::Layer(LayerError::Abandoned))), Err(e)) => Err(e),
-            (Ok(Err(e)), _) => Err(layer_error(e)),
-            (Err(_), _) => Err(self.interrupted()),
-        }
-    }
-
-    /// Feeds the blob to the unpacking threads, and says `End` when all of it was fed.
-    async fn download(
-        &self,
-        sender: mpsc::Sender<Fed<prost::bytes::Bytes>>,
-    ) -> Result<(), ImageError> {
-        let (mut fed, mut resumed, mut progress) = (0, 0, 0);
-        let mut broken: Option<ImageError> = None;
-        loop {
-            let response = tokio::select! {
-                response = self.repository.blob(&self.blob.digest, fed) => response,
-                () = self.cancel.cancelled() => return Err(self.interrupted()),
-            };
-            // If it cannot be taken up again, the reason is what broke it off.
-            let response = response.map_err(|e| broken.take().unwrap_or(e))?;
-            match self.feed(response, &sender, &mut fed).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    // The unpacking side has failed or is content if it has left; else it wants more.
-                    if fed >= self.blob.size {
-                        let _ = sender.send(Fed::End).await;
-                        return Ok(());
-                    }
-                    broken = Some(self.short(fed));
-                }
-                Err(e) => broken = Some(e),
-            }
-            resumed += 1;
-            if fed == progress || resumed > RESUMPTIONS || self.cancel.is_cancelled() {
-                return Err(broken.unwrap_or_else(|| self.interrupted()));
-            }
-            tracing::debug!(blob = %self.blob.digest, fed, "a download broke off and is taken up again");
-            progress = fed;
-        }
-    }
-
-    /// True when nobody takes any more; false at the end of the response.
-    async fn feed(
-        &self,
-        mut response: Response,
-        sender: &mpsc::Sender<Fed<prost::bytes::Bytes>>,
-        fed: &mut u64,
-    ) -> Result<bool, ImageError> {
-        loop {
-            let piece = tokio::select! {
-                piece = response.chunk() => piece,
-                () = self.cancel.cancelled() => return Err(self.interrupted()),
-            };
-            let piece = piece.map_err(|e| ImageError::Unavailable {
-                url: format!("{} {}", self.reference, self.blob.digest),
-                message: format!(
-                    "after {fed} of {} bytes: {}",
-                    self.blob.size,
-                    chain_without_url(&e)
-                ),
-            })?;
-            let Some(piece) = piece else {
-                return Ok(false);
-            };
-            let length = piece.len() as u64;
-            let sent = tokio::select! {
-                sent = sender.send(Fed::Piece(piece)) => sent,
-                () = self.cancel.cancelled() => return Err(self.interrupted()),
-            };
-            if sent.is_err() {
-                return Ok(true);
-            }
-            *fed += length;
-        }
-    }
-
-    fn short(&self, fed: u64) -> ImageError {
-        ImageError::Unavailable {
-            url: format!("{} {}", self.reference, self.blob.digest),
-            message: format!("it ends after {fed} of {} bytes", self.blob.size),
-        }
-    }
-
-    fn interrupted(&self) -> ImageError {
-        ImageError::Interrupted(self.reference.clone())
-    }
 }

@@ -344,12 +344,7 @@ impl Inner {
     }
 
     pub fn registries(&self) -> Result<Registries, ImageError> {
-        let options = &self.options;
-        Registries::load(
-            &options.registries_conf,
-            &options.registries_conf_dir,
-            &options.insecure_registries,
-        )
+        Registries::load(&self.options)
     }
 
     /// The record of an image that is here, as the base of a new one.

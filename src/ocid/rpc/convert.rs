@@ -162,7 +162,7 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
         message: record.message.clone(),
         labels: map(&record.config.labels),
         annotations: map(&record.config.annotations),
-        mounts: record.config.mounts.iter().map(Into::into).collect(),
+        mounts: mounts(record),
         log_path,
         resources: Some(v1::ContainerResources {
             linux: Some((&record.config.resources).into()),
@@ -175,6 +175,17 @@ pub fn container_status(daemon: &Daemon, record: &ContainerRecord) -> v1::Contai
             .stop_signal
             .map_or(0, |signal| signal.to_cri().into()),
     }
+}
+
+/// As they were asked for, with the ids of those that are images.
+fn mounts(record: &ContainerRecord) -> Vec<v1::Mount> {
+    let mut mounts: Vec<v1::Mount> = record.config.mounts.iter().map(Into::into).collect();
+    for (place, id) in &record.volume_images {
+        if let Some(image) = mounts.get_mut(*place).and_then(|m| m.image.as_mut()) {
+            image.image_ref.clone_from(id);
+        }
+    }
+    mounts
 }
 
 pub fn image(image: &Image) -> v1::Image {

@@ -36,9 +36,12 @@ macro_rules! serve {
                     &self,
                     request: tonic::Request<v1::$request>,
                 ) -> Result<tonic::Response<v1::$response>, tonic::Status> {
+                    let begin = std::time::Instant::now();
                     // An end of the daemon waits for it.
                     let _call = self.0.tasks.token();
                     let answer = $serve(&self.0, request.into_inner()).await;
+                    let metrics = &self.0.metrics;
+                    metrics.observe(stringify!($rpc), begin.elapsed(), answer.is_err());
                     $crate::ocid::rpc::status::answer(stringify!($rpc), answer)
                 }
             )*

@@ -10,6 +10,7 @@ use tonic::{Code, Response, Status};
 use crate::ocid::container::error::SpecErrorKind;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::image::ImageError;
+use crate::ocid::metrics::cri_name;
 use crate::ocid::runtime::RuntimeError;
 use crate::ocid::storage::StorageError;
 use crate::ocid::storage::unpack::LayerError;
@@ -28,15 +29,9 @@ pub fn answer<T>(rpc: &'static str, answer: Result<T>) -> std::result::Result<Re
 
 /// An RPC that this build does not serve, by its name in the CRI.
 pub fn unimplemented(rpc: &str) -> Status {
-    let name: String = rpc
-        .split('_')
-        .map(|word| {
-            let (head, tail) = word.split_at(1.min(word.len()));
-            head.to_ascii_uppercase() + tail
-        })
-        .collect();
     Status::unimplemented(format!(
-        "`{name}` is not served by ocid {}",
+        "`{}` is not served by ocid {}",
+        cri_name(rpc),
         env!("CARGO_PKG_VERSION")
     ))
 }
@@ -81,6 +76,7 @@ fn io(kind: ErrorKind) -> Code {
 fn image(error: &ImageError) -> Code {
     match error {
         ImageError::Reference(_) => Code::InvalidArgument,
+        ImageError::Everywhere { error, .. } => image(error),
         ImageError::NotFound { .. } => Code::NotFound,
         ImageError::Unauthenticated { .. } => Code::Unauthenticated,
         ImageError::Denied { .. } | ImageError::Forbidden { .. } => Code::PermissionDenied,

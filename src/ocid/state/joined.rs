@@ -60,6 +60,15 @@ impl Joined {
         answer
     }
 
+    /// The names of operations under way.
+    pub fn names(&self) -> Vec<String> {
+        let entries = lock(&self.entries);
+        let running = entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry, Entry::Running(_)));
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Forgets an answer that nobody took: it was taken now, or what it names is gone.
     pub fn forget(&self, id: &str) {
         lock(&self.entries).retain(|_, entry| !matches!(entry, Entry::Unclaimed(i) if i == id));

@@ -49,6 +49,11 @@ impl<R: Record + Clone + Send + Sync + 'static> Live<R> {
         self.gate.read().await
     }
 
+    /// Does an operation hold it at this moment?
+    pub fn is_busy(&self) -> bool {
+        self.gate.try_write().is_err()
+    }
+
     /// Changes the record, in memory and in the page cache: it survives our death, not the machine's.
     pub fn change(&self, edit: impl FnOnce(&mut R)) -> Result<Arc<R>> {
         let mut slot = self.record.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,6 @@
 //! Records on disk: one `state.json` per pod and per container, versioned, whole or absent.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -72,6 +73,9 @@ pub struct ContainerRecord {
     pub image_ref: String,
     #[serde(default)]
     pub user: Option<ResolvedUser>,
+    /// The ids of the images that are its volumes, by their place among the config's mounts.
+    #[serde(default)]
+    pub volume_images: BTreeMap<usize, String>,
     /// The number of the signal that asks it to stop.
     pub stop_signal: i32,
     /// Nanoseconds since the epoch; 0 is not yet.

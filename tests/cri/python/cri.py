@@ -4,7 +4,9 @@ The messages come from `runtime.proto` by `protoc` at each run; nothing generate
 the daemon's own code is used, so that a misreading of the interface there cannot be shared here.
 """
 
+import contextlib
 import functools
+import glob
 import importlib
 import os
 import subprocess
@@ -345,10 +347,24 @@ def read(path):
         return file.read()
 
 
+def cgroups_of(id):
+    """The cgroups of a container by controller, `""` for v2's: those of any process of it."""
+    for path in glob.glob("/proc/[0-9]*/cgroup"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            text = read(path)
+            if id in text:
+                groups = {}
+                for line in text.splitlines():
+                    _, controllers, group = line.split(":", 2)
+                    groups.update({controller: group for controller in controllers.split(",")})
+                return groups
+    raise AssertionError(f"no process is in a cgroup of {id}")
+
+
 def drop_cgroups(parent):
     """Removes a pod's cgroups, empty by now, and those above that were made on the way: kubelet's work,
     not the runtime's."""
-    for top, folders, _ in os.walk("/sys/fs/cgroup"):
+    for top, _, _ in os.walk("/sys/fs/cgroup"):
         if os.path.isdir(top + parent):
             for path in [top + parent] + [os.path.dirname(top + parent)]:
                 if not any(entry.is_dir() for entry in os.scandir(path)):

@@ -212,7 +212,8 @@ class Kubelet(Suite):
         first = self.cri.RunPodSandbox(config=self.sandbox).pod_sandbox_id
         self.addCleanup(self.drop_cgroups)
         self.addCleanup(self.cri.RemovePodSandbox, pod_sandbox_id=first)
-        self.begin(first, "main", 0, "trap 'exit 0' TERM; sleep 1000 & wait")
+        running = self.begin(first, "main", 0, "trap 'exit 0' TERM; echo up; sleep 1000 & wait")
+        self.says(running, b"up\n")
         self.cri.StopPodSandbox(pod_sandbox_id=first)
         self.sandbox.metadata.attempt = 1
         second = self.cri.RunPodSandbox(config=self.sandbox).pod_sandbox_id
@@ -240,7 +241,8 @@ class Kubelet(Suite):
         pod = self.cri.RunPodSandbox(config=self.sandbox).pod_sandbox_id
         self.addCleanup(self.drop_cgroups)
         self.addCleanup(self.cri.RemovePodSandbox, pod_sandbox_id=pod)
-        id = self.begin(pod, "main", 0, "trap 'exit 0' TERM; sleep 1000 & wait")
+        id = self.begin(pod, "main", 0, "trap 'exit 0' TERM; echo up; sleep 1000 & wait")
+        self.says(id, b"up\n")
         self.assertIn(pod, [one.id for one in self.cri.ListPodSandbox().items])
         found = [one for one in self.cri.ListContainers().containers if one.id == id]
         self.assertEqual(len(found), 1)

@@ -1,13 +1,12 @@
 """Sandboxes from their start to their end, their lists and their settings."""
 
-import json
 import os
 import time
 import uuid
 
 from grpc import StatusCode
 
-from cri import CONTAINER_NAME, POD_UID, Suite, drop_cgroups, namespaces, pb, pending, read
+from cri import CONTAINER_NAME, POD_UID, Suite, cgroups_of, drop_cgroups, namespaces, pb, pending, read
 
 
 class Life(Suite):
@@ -247,14 +246,12 @@ class Settings(Suite):
         other = self.pod()
         self.assertEqual(self.output(other, "ls /dev/shm"), "")
 
-    @pending("verbose information")
     def test_cgroup_parent_holds_the_containers(self):
         parent = f"/kubepods/burstable/pod{uuid.uuid4()}"
         self.addCleanup(drop_cgroups, parent)
         pod = self.pod(linux={"cgroup_parent": parent})
         id = self.stay(pod)
-        groups = self.containers_cgroups(id)
-        for controller, path in groups.items():
+        for controller, path in cgroups_of(id).items():
             if controller in ("memory", "cpu", "pids", ""):
                 self.assertIn(parent, path, controller)
         self.cri.RemovePodSandbox(pod_sandbox_id=pod.id)
@@ -262,15 +259,6 @@ class Settings(Suite):
             folder for folder, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(parent) in folder and id in folder
         ]
         self.assertFalse(left)
-
-    def containers_cgroups(self, id):
-        info = json.loads(self.cri.ContainerStatus(container_id=id, verbose=True).info["info"])
-        groups = {}
-        for line in read(f"/proc/{info['pid']}/cgroup").splitlines():
-            _, controllers, path = line.split(":", 2)
-            for controller in controllers.split(","):
-                groups[controller] = path
-        return groups
 
     def test_a_slice_is_refused_where_cgroupfs_is_configured(self):
         config = pb.PodSandboxConfig(**self.pod_fields(linux={"cgroup_parent": "kubepods.slice"}))

@@ -5,7 +5,7 @@ import re
 
 from grpc import StatusCode
 
-from cri import Suite, pb, pending
+from cri import Suite, pb
 
 
 class Info(Suite):
@@ -118,7 +118,6 @@ class Ids(Suite):
         listed = self.cri.ListPodSandbox(filter={"id": pod.id[:13]}).items
         self.assertEqual([sandbox.id for sandbox in listed], [pod.id])
 
-    @pending("verbose information")
     def test_inspect_of_a_container_shows_its_process_and_its_spec(self):
         pod = self.pod()
         id = self.stay(pod)

@@ -7,7 +7,7 @@ from grpc import StatusCode
 
 import cri
 import registry
-from cri import Suite, context, handler_features, pb, pending, read, write
+from cri import Suite, context, handler_features, pb, read, write
 
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 19, 1 << 20
 MNT_DETACH = 2
@@ -210,14 +210,12 @@ class ImageVolumes(Suite):
         image = {"image": self.ref, "user_specified_image": self.name}
         return dict({"container_path": "/volume", "image": image, "readonly": True}, **more)
 
-    @pending("images as volumes")
     def test_its_files_are_there_and_stay_as_they_are(self):
         script = "cat /volume/data/text /volume/data/deep/leaf; ls /volume; touch /volume/new || echo refused"
         end = self.run_to_end(self.one, ["sh", "-c", script], mounts=[self.volume()])
         self.assertEqual(end.out, "in the image\na leaf\ndata\nrefused\n")
         self.assertIn("Read-only file system", end.err)
 
-    @pending("images as volumes")
     def test_status_says_which_image_it_is(self):
         id = self.create(self.one, ["true"], mounts=[self.volume()])
         mounts = [one for one in self.status(id).mounts if one.container_path == "/volume"]
@@ -225,24 +223,20 @@ class ImageVolumes(Suite):
         self.assertEqual(mounts[0].image.image_ref, self.ref)
         self.assertTrue(mounts[0].readonly)
 
-    @pending("images as volumes")
     def test_programs_in_it_run(self):
         image = {"image": cri.IMAGE}
         mounts = [{"container_path": "/volume", "image": image, "readonly": True}]
         self.assertEqual(self.output(self.one, "/volume/bin/busybox echo ran", mounts=mounts), "ran")
 
-    @pending("images as volumes")
     def test_a_part_of_it(self):
         mounts = [self.volume(image_sub_path="data/deep")]
         self.assertEqual(self.output(self.one, "ls /volume; cat /volume/leaf", mounts=mounts), "leaf\na leaf")
 
-    @pending("images as volumes")
     def test_a_part_must_be_there_and_within(self):
         codes = [StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.UNKNOWN]
         for path in ("nowhere", "../..", "/etc"):
             self.not_created(self.one, codes, mounts=[self.volume(image_sub_path=path)])
 
-    @pending("images as volumes")
     def test_an_image_that_is_not_there(self):
         bad = {"container_path": "/volume", "image": {"image": "127.0.0.1:5000/second/none:1"}, "readonly": True}
         self.not_created(self.one, [StatusCode.NOT_FOUND, StatusCode.UNKNOWN], mounts=[bad])

@@ -1,6 +1,7 @@
 //! GetContainerEvents.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 use tonic::Status;
@@ -23,9 +24,12 @@ pub async fn get_container_events(
     let daemon = Arc::clone(daemon);
     let answers = events.map(move |event| match event {
         Ok(event) => Ok(convert(&daemon, &event)),
-        Err(missed) => Err(Status::data_loss(format!(
-            "the reader is too slow: {missed} events were not kept for it; list and start again"
-        ))),
+        Err(missed) => {
+            daemon.metrics.lagging.fetch_add(1, Ordering::Relaxed);
+            Err(Status::data_loss(format!(
+                "the reader is too slow: {missed} events were not kept for it; list and start again"
+            )))
+        }
     });
     Ok(answers.boxed())
 }

@@ -8,7 +8,7 @@ mod collect;
 mod descriptor;
 mod table;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use collect::{ContainerMetrics, PodMetrics, of_all_pods};
 pub use descriptor::{Description, Kind, Metric};
@@ -17,7 +17,7 @@ use super::Stats;
 use descriptor::Describe;
 
 /// Metrics that are switched on together, by CRI-O's name (`included_pod_metrics`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Group {
     /// All of the others.

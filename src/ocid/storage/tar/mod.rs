@@ -16,7 +16,8 @@ pub use sparse::Segment;
 use header::{BLOCK, Raw};
 use pax::Pax;
 
-/// Most bytes that one extension header (pax records, a GNU long name, a sparse map) may have.
+/// Most bytes that the extension headers of one entry (pax records, GNU long names) may have together:
+/// an archive may put any number of them before an entry, and all of them are held in memory.
 const LARGEST_EXTENSION: u64 = 1 << 20;
 
 /// Why an archive cannot be read on.
@@ -38,7 +39,6 @@ pub struct Reader<R> {
     data: u64,
     /// Bytes between the end of that data and the next header.
     padding: u64,
-    globals: Pax,
     ended: bool,
 }
 
@@ -49,7 +49,6 @@ impl<R: BufRead> Reader<R> {
             offset: 0,
             data: 0,
             padding: 0,
-            globals: Pax::default(),
             ended: false,
         }
     }
@@ -60,6 +59,7 @@ impl<R: BufRead> Reader<R> {
         let (mut long_name, mut long_link) = (None, None);
         // An extension header promises an entry.
         let mut promised = false;
+        let mut room = LARGEST_EXTENSION;
         loop {
             self.skip_rest()?;
             if self.ended {
@@ -75,8 +75,7 @@ impl<R: BufRead> Reader<R> {
                 continue;
             };
             if raw.is_zero() {
-                // One zero block is the end too: writers exist that leave the second one out.
-                self.ended = true;
+                self.expect_end()?;
                 continue;
             }
             let malformed = |problem| TarError::Malformed {
@@ -87,26 +86,24 @@ impl<R: BufRead> Reader<R> {
             let size = raw.size().map_err(malformed)?;
             promised |= matches!(raw.flag(), b'x' | b'L' | b'K');
             match raw.flag() {
-                b'x' => local.merge(&self.extension(size)?).map_err(malformed)?,
-                b'g' => {
-                    let records = self.extension(size)?;
-                    self.globals.merge(&records).map_err(malformed)?;
-                }
-                b'L' => long_name = Some(header::until_nul(&self.extension(size)?).to_vec()),
-                b'K' => long_link = Some(header::until_nul(&self.extension(size)?).to_vec()),
-                // A volume label names no file.
-                b'V' => self.begin_data(size),
+                b'x' => local
+                    .merge(&self.extension(size, &mut room)?)
+                    .map_err(malformed)?,
+                b'L' => long_name = Some(self.long(size, &mut room)?),
+                b'K' => long_link = Some(self.long(size, &mut room)?),
+                // A volume label names no file. Records for all that follows are left alone by every
+                // engine (git puts a commit's id there), so that an image is the same everywhere.
+                b'V' | b'g' => self.begin_data(size),
                 _ => {
-                    let pax = self.globals.overlaid(local);
                     let mut header =
-                        header::build(&raw, &pax, long_name, long_link).map_err(malformed)?;
+                        header::build(&raw, &local, long_name, long_link).map_err(malformed)?;
                     let size = match header.kind {
-                        Kind::Regular => pax.size.unwrap_or(size),
+                        Kind::Regular => local.size.unwrap_or(size),
                         _ => 0,
                     };
                     self.begin_data(size);
                     header.size = size;
-                    self.sparse(&raw, &pax, &mut header)?;
+                    self.sparse(&raw, &local, &mut header)?;
                     return Ok(Some(header));
                 }
             }
@@ -192,14 +189,34 @@ impl<R: BufRead> Reader<R> {
         Ok(Some(block))
     }
 
-    /// The whole data of an extension header.
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > LARGEST_EXTENSION {
-            return Err(TarError::Malformed {
-                offset: self.offset,
-                problem: "an extension header is larger than 1 MiB",
-            });
+    /// After a zero block: another one, or nothing (writers exist that leave the second one out). What
+    /// comes behind the two is not looked at.
+    fn expect_end(&mut self) -> Result<(), TarError> {
+        let offset = self.offset;
+        self.ended = true;
+        match self.block() {
+            Ok(Some(second)) if !Raw(second).is_zero() => Err(TarError::Malformed {
+                offset,
+                problem: "a lone zero block in the middle",
+            }),
+            // Fewer bytes than a block are padding as well.
+            Ok(_) | Err(TarError::Truncated) => Ok(()),
+            Err(e) => Err(e),
         }
+    }
+
+    /// A GNU long name.
+    fn long(&mut self, size: u64, room: &mut u64) -> Result<Vec<u8>, TarError> {
+        let name = self.extension(size, room)?;
+        Ok(header::until_nul(&name).to_vec())
+    }
+
+    /// The whole data of an extension header, which takes from the `room` that its entry has.
+    fn extension(&mut self, size: u64, room: &mut u64) -> Result<Vec<u8>, TarError> {
+        *room = room.checked_sub(size).ok_or(TarError::Malformed {
+            offset: self.offset,
+            problem: "the extension headers of an entry are larger than 1 MiB",
+        })?;
         self.begin_data(size);
         let mut bytes = Vec::new();
         loop {

@@ -34,28 +34,6 @@ impl Pax {
         Ok(())
     }
 
-    /// These as defaults, overruled by an entry's own.
-    pub fn overlaid(&self, local: Self) -> Self {
-        let mut xattrs = self.xattrs.clone();
-        for (name, value) in local.xattrs {
-            put(&mut xattrs, &name, &value);
-        }
-        Self {
-            path: local.path.or_else(|| self.path.clone()),
-            linkpath: local.linkpath.or_else(|| self.linkpath.clone()),
-            size: local.size.or(self.size),
-            uid: local.uid.or(self.uid),
-            gid: local.gid.or(self.gid),
-            mtime: local.mtime.or(self.mtime),
-            xattrs,
-            // A sparse map that held for every following file would make no sense.
-            sparse_name: local.sparse_name,
-            sparse_size: local.sparse_size,
-            sparse_major: local.sparse_major,
-            sparse_points: local.sparse_points,
-        }
-    }
-
     /// Version 1.0: the map stands at the head of the file's data.
     pub fn sparse_in_data(&self) -> bool {
         self.sparse_major == Some(1)

@@ -210,13 +210,23 @@ fn damage_is_an_error_never_a_panic() {
 
 #[test]
 fn extension_headers_have_a_cap() {
-    for flag in *b"xgLK" {
+    for flag in *b"xLK" {
         let mut archive = block("big", flag, 1 << 32);
         archive.extend(vec![b'a'; 4096]);
         assert!(
             matches!(entries(&archive), Err(TarError::Malformed { .. })),
             "{flag}"
         );
+        // Many that are small each fill memory as well.
+        let one = [block("many", flag, 65_000), padded(&attribute(65_000))].concat();
+        let archive = [one.repeat(17), block("f", b'0', 0)].concat();
+        assert!(
+            matches!(entries(&archive), Err(TarError::Malformed { .. })),
+            "{flag}"
+        );
+        let one = [block("many", flag, 65_000), padded(&attribute(65_000))].concat();
+        let archive = [one.repeat(16), block("f", b'0', 0)].concat();
+        assert_eq!(entries(&archive).unwrap().len(), 1, "{flag}");
     }
     let pieces = format!("{}\n", 1 << 20);
     let archive = [
@@ -229,6 +239,39 @@ fn extension_headers_have_a_cap() {
         padded(pieces.as_bytes()),
     ];
     assert!(entries(&archive.concat()).is_err());
+}
+
+/// One pax record of this length.
+fn attribute(length: usize) -> Vec<u8> {
+    let mut record = format!("{length} SCHILY.xattr.user.a=").into_bytes();
+    record.resize(length - 1, b'v');
+    record.push(b'\n');
+    record
+}
+
+#[test]
+fn records_for_all_that_follows_are_left_alone() {
+    let mut records = pax(&[("path", "elsewhere"), ("uid", "7")]);
+    records[156] = b'g';
+    seal(&mut records[..BLOCK]);
+    let archive = [records, block("f", b'0', 3), padded(b"abc")].concat();
+    let found = entries(&archive).unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].0.path.as_slice(), found[0].0.uid), (&b"f"[..], 0));
+}
+
+#[test]
+fn the_end_is_two_zero_blocks_or_the_end_of_the_bytes() {
+    let entry = |name: &str| [block(name, b'0', 3), padded(b"abc")].concat();
+    let zero = vec![0; BLOCK];
+    let count = |parts: &[&[u8]]| entries(&parts.concat()).map(|found| found.len());
+    assert_eq!(count(&[&entry("a")]).unwrap(), 1);
+    assert_eq!(count(&[&entry("a"), &zero]).unwrap(), 1);
+    assert_eq!(count(&[&entry("a"), &zero, &zero[..100]]).unwrap(), 1);
+    assert_eq!(count(&[&entry("a"), &zero, &zero, b"garbage"]).unwrap(), 1);
+    // Whoever skips the zero block sees another archive.
+    let e = count(&[&entry("a"), &zero, &entry("b")]).unwrap_err();
+    assert!(matches!(e, TarError::Malformed { offset: 1536, .. }), "{e}");
 }
 
 #[test]

@@ -310,13 +310,15 @@ impl Writer {
         let (parent, name) = split(path);
         let (from, target_name) = split(&target);
         let act = "make the hard link";
-        let from = self.tree.open(from).map_err(failed(act, path))?;
+        let nothing = || hostile(path, "is a hard link to nothing in this layer");
+        let from = match self.tree.open(from) {
+            Err(e) if is(&e, Errno::ENOENT) || is(&e, Errno::ENOTDIR) => return Err(nothing()),
+            other => other.map_err(failed(act, path))?,
+        };
         // Asked first, so that a wrong link does not cost what it would replace.
         match present(&from, target_name).map_err(failed(act, path))? {
             Present::Other => {}
-            Present::Nothing => {
-                return Err(hostile(path, "is a hard link to nothing in this layer"));
-            }
+            Present::Nothing => return Err(nothing()),
             Present::Folder => return Err(hostile(path, "is a hard link to a folder")),
             Present::Whiteout => return Err(hostile(path, "is a hard link to a whiteout")),
         }

@@ -44,6 +44,10 @@ pub fn set_xattrs_of_node(
 ) -> io::Result<()> {
     let place = fd_path(&folder).join(OsStr::from_bytes(name));
     for (attribute, value) in wanted(xattrs) {
+        // xattr(7): only files and folders have attributes of users.
+        if attribute.starts_with(b"user.") {
+            continue;
+        }
         let set = xattr::set(&place, OsStr::from_bytes(attribute), value);
         tolerate(attribute, set)?;
     }

@@ -288,6 +288,19 @@ fn damaged_streams_say_so() {
             done.problem()
         );
     }
+    // Something behind the compressed stream is not of this layer, whatever its digest says.
+    for blob in [
+        gzip(&archive),
+        zstd::encode_all(archive.as_slice(), 1).unwrap(),
+    ] {
+        let more = [blob.as_slice(), b"garbage"].concat();
+        let done = unpack_as(&more, &expected(&more, &archive), Limits::default());
+        assert!(
+            matches!(done.result, Err(LayerError::Inflate(_))),
+            "{:?}",
+            done.result
+        );
+    }
     let cut = &archive[..100_000];
     let done = unpack_as(cut, &expected(cut, cut), Limits::default());
     assert!(

@@ -1,6 +1,7 @@
 //! Layers, from archive bytes to a folder: what must come out, and (in `hostile`) what must not.
 
 mod archive;
+mod fuzz;
 mod hostile;
 
 use std::fs;

@@ -1,20 +1,25 @@
 //! One repository of one registry, over HTTP (OCI distribution spec): manifests and blobs, with the
 //! authentication that it asks for.
 
+mod token;
+
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE,
+};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::auth::Credentials;
-use super::challenge::{self, Challenge};
 use super::digest::Digest;
 use super::error::{ImageError, chain};
 use super::manifest;
 use super::reference::{DOCKER_HUB, Reference};
 use super::registries::{Source, Transport};
+use super::retry::{self, Retries};
 use super::transport::{Tls, client};
 
 /// Bytes of an error's body that are looked at, and of a token's answer.
@@ -29,6 +34,7 @@ pub struct Repository {
     credentials: Option<Credentials>,
     authorization: Mutex<Option<HeaderValue>>,
     transport: Transport,
+    retries: Retries,
 }
 
 /// A manifest or index as the registry sent it.
@@ -39,11 +45,14 @@ pub struct Fetched {
 }
 
 impl Repository {
-    /// Finds out how the source can be spoken to, and gets the manifest that it names.
+    /// Finds out how the source can be spoken to, and gets the manifest that it names. What follows is
+    /// asked for with all patience; this only if the source is the `last` there is.
     pub async fn open(
         source: &Source,
         credentials: Option<Credentials>,
         certs_dirs: &[PathBuf],
+        retries: Retries,
+        last: bool,
     ) -> Result<(Self, Fetched), ImageError> {
         let attempts: &[(&str, Tls)] = match source.transport {
             Transport::Verified => &[("https", Tls::Checked)],
@@ -52,9 +61,17 @@ impl Repository {
         };
         let mut failure: Option<ImageError> = None;
         for (scheme, tls) in attempts {
-            let repository = Self::new(source, scheme, *tls, credentials.clone(), certs_dirs)?;
+            let mut repository = Self::new(source, scheme, *tls, credentials.clone(), certs_dirs)?;
+            repository.retries = if last {
+                retries
+            } else {
+                retries.for_a_mirror()
+            };
             match repository.manifest(source.reference.object()).await {
-                Ok(fetched) => return Ok((repository, fetched)),
+                Ok(fetched) => {
+                    repository.retries = retries;
+                    return Ok((repository, fetched));
+                }
                 // Only what was never an answer is tried over plain HTTP.
                 Err(Attempt::Connect(e)) => {
                     failure = Some(match failure {
@@ -104,7 +121,13 @@ impl Repository {
             credentials,
             authorization: Mutex::new(authorization),
             transport: source.transport,
+            retries: Retries::default(),
         })
+    }
+
+    /// How long to wait before a download that broke off `done` times in a row is taken up again.
+    pub fn pause(&self, done: u32) -> Option<Duration> {
+        self.retries.pause(done, None)
     }
 
     /// A manifest by tag or digest; by digest its bytes have been compared with it.
@@ -173,7 +196,10 @@ impl Repository {
             from => r.header(RANGE, format!("bytes={from}-")),
         };
         let response = self.get(&url, ranged).await.map_err(Attempt::into_error)?;
-        if from > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+        if from > 0
+            && (response.status() != StatusCode::PARTIAL_CONTENT
+                || !starts_at(response.headers(), from))
+        {
             return Err(self.unavailable(&url, "the registry does not go on where it broke off"));
         }
         Ok(response)
@@ -190,133 +216,63 @@ impl Repository {
         url: &Url,
         adorn: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, Attempt> {
-        let mut authenticated = false;
-        loop {
-            let mut request = adorn(self.client.get(url.clone()));
-            if let Some(value) = self.authorization() {
-                request = request.header(AUTHORIZATION, value);
+        let request = || {
+            let request = adorn(self.client.get(url.clone()));
+            match self.authorization() {
+                Some(value) => request.header(AUTHORIZATION, value),
+                None => request,
             }
-            let response = request.send().await.map_err(|e| self.unanswered(url, &e))?;
-            let status = response.status();
-            if status.is_success() {
-                return Ok(response);
-            }
-            if status == StatusCode::UNAUTHORIZED && !authenticated {
-                authenticated = true;
-                if self.authenticate(&response).await? {
-                    continue;
-                }
-            }
+        };
+        let response = self.send(url, request).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return self.successful(url, response).await;
+        }
+        let sent = self.authorization();
+        if !self.authenticate(&response, sent.as_ref()).await? {
             return Err(Attempt::Answer(self.refused(url, response).await));
         }
+        let response = self.send(url, request).await?;
+        self.successful(url, response).await
     }
 
-    /// Answers a registry's challenge; false if there is nothing to answer it with.
-    async fn authenticate(&self, response: &Response) -> Result<bool, ImageError> {
-        let values = response.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges = values.filter_map(|v| challenge::parse(v.to_str().ok()?));
-        // A token before a password, whichever header line it is on.
-        let challenge = challenges.min_by_key(|c| matches!(c, Challenge::Basic));
-        let value = match (challenge, &self.credentials) {
-            (Some(Challenge::Basic), Some(Credentials::Password { user, password })) => {
-                use base64::Engine as _;
-                let pair =
-                    base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-                secret(&format!("Basic {pair}"), self.base.as_str())?
+    async fn successful(&self, url: &Url, response: Response) -> Result<Response, Attempt> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(Attempt::Answer(self.refused(url, response).await))
+    }
+
+    /// Sends a request, and again after a pause while the registry is busy or in trouble, or the
+    /// connection breaks. Any answer that is no such trouble is the caller's.
+    async fn send(
+        &self,
+        url: &Url,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, Attempt> {
+        let mut failed = 0;
+        loop {
+            let answer = request().send().await;
+            let asked = match &answer {
+                Ok(response) if retry::may_pass(response.status()) => {
+                    retry::asked(response.headers(), time::OffsetDateTime::now_utc())
+                }
+                Err(e) if retry::broke_off(e) => None,
+                Ok(_) | Err(_) => return answer.map_err(|e| self.unanswered(url, &e)),
+            };
+            failed += 1;
+            match (self.retries.pause(failed, asked), answer) {
+                (Some(pause), _) => {
+                    tracing::debug!(url = %bare(url), failed, ?pause, "asked again after a pause");
+                    tokio::time::sleep(pause).await;
+                }
+                (None, answer) => return answer.map_err(|e| self.unanswered(url, &e)),
             }
-            (
-                Some(Challenge::Bearer {
-                    realm,
-                    service,
-                    scope,
-                }),
-                _,
-            ) => {
-                let token = self
-                    .token(&realm, service.as_deref(), scope.as_deref())
-                    .await?;
-                bearer(&token, &realm)?
-            }
-            _ => return Ok(false),
-        };
-        *self
-            .authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(value);
-        Ok(true)
+        }
     }
 
     fn authorization(&self) -> Option<HeaderValue> {
         let held = self.authorization.lock();
         held.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A token for pulling, from the token server (distribution spec, "Token Authentication"); with
-    /// an identity token by OAuth2.
-    async fn token(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        scope: Option<&str>,
-    ) -> Result<String, ImageError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(default)]
-            token: String,
-            #[serde(default)]
-            access_token: String,
-        }
-        let mut url = Url::parse(realm).map_err(|e| {
-            self.unavailable(&self.base, &format!("its token server `{realm}`: {e}"))
-        })?;
-        if url.scheme() != "https" && self.transport == Transport::Verified {
-            let message = format!("its token server `{realm}` is not https");
-            return Err(self.unavailable(&self.base, &message));
-        }
-        let fallback = format!("repository:{}:pull", self.reference.repository);
-        let mut pairs = vec![("scope", scope.unwrap_or(&fallback))];
-        pairs.extend(service.map(|s| ("service", s)));
-        let request = match &self.credentials {
-            Some(Credentials::IdentityToken(token)) => {
-                pairs.push(("grant_type", "refresh_token"));
-                pairs.push(("client_id", "ocid"));
-                pairs.push(("refresh_token", token));
-                let mut form = url.clone();
-                form.set_query(None);
-                form.query_pairs_mut().extend_pairs(&pairs);
-                let body = form.query().unwrap_or("").to_owned();
-                let kind = "application/x-www-form-urlencoded";
-                self.client
-                    .post(url.clone())
-                    .header(CONTENT_TYPE, kind)
-                    .body(body)
-            }
-            credentials => {
-                url.query_pairs_mut().extend_pairs(&pairs);
-                let request = self.client.get(url.clone());
-                match credentials {
-                    Some(Credentials::Password { user, password }) => {
-                        request.basic_auth(user, Some(password))
-                    }
-                    _ => request,
-                }
-            }
-        };
-        let mut response = request
-            .send()
-            .await
-            .map_err(|e| self.unanswered(&url, &e).into_error())?;
-        if !response.status().is_success() {
-            return Err(self.refused(&url, response).await);
-        }
-        let bytes = read_capped(&mut response, SMALL_BODY, &url).await?;
-        let answer: Answer = serde_json::from_slice(&bytes)
-            .map_err(|e| self.unavailable(&url, &format!("the token server's answer: {e}")))?;
-        match (answer.token, answer.access_token) {
-            (token, _) if !token.is_empty() => Ok(token),
-            (_, token) if !token.is_empty() => Ok(token),
-            _ => Err(self.unavailable(&url, "the token server's answer has no token")),
-        }
     }
 
     fn unanswered(&self, url: &Url, e: &reqwest::Error) -> Attempt {
@@ -340,10 +296,15 @@ impl Repository {
     /// What a status that is no success means.
     async fn refused(&self, url: &Url, mut response: Response) -> ImageError {
         let status = response.status();
+        let asked = retry::asked(response.headers(), time::OffsetDateTime::now_utc());
         let body = read_capped(&mut response, SMALL_BODY, url)
             .await
             .unwrap_or_default();
-        let message = registry_message(&body);
+        let mut message = registry_message(&body);
+        if let Some(asked) = asked.filter(|_| retry::may_pass(status)) {
+            let separator = if message.is_empty() { "" } else { "; " };
+            message = format!("{message}{separator}try again in {} s", asked.as_secs());
+        }
         let reference = self.reference.to_string();
         let registry = self.reference.registry.clone();
         match status {
@@ -409,6 +370,16 @@ fn secret(value: &str, url: &str) -> Result<HeaderValue, ImageError> {
     })?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// `Content-Range: bytes FROM-...`; where it is missing the digest will tell.
+fn starts_at(headers: &HeaderMap, from: u64) -> bool {
+    let range = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    range.is_none_or(|range| {
+        let start = range.strip_prefix("bytes").map(str::trim_start);
+        let start = start.and_then(|r| r.split('-').next());
+        start.and_then(|s| s.parse().ok()) == Some(from)
+    })
 }
 
 async fn read_capped(
