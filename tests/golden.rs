@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crio_setup::host::command::Command;
 use crio_setup::template::{
-    self, BridgeNetwork, Crictl, DockerUnit, Loopback, OcidConf, OcidUnit, render,
+    self, AppArmorProfile, BridgeNetwork, Crictl, DockerUnit, Loopback, OcidConf, OcidUnit, render,
 };
 
 /// Template, golden file and what it is rendered with.
@@ -34,6 +34,7 @@ fn rendered() -> Vec<(&'static str, &'static str, String)> {
     let crictl = Crictl {
         endpoint: "unix:///run/ocid/ocid.sock".to_owned(),
     };
+    let profile = AppArmorProfile::new("ocid-default");
     let text = |name: &str, vars: Result<String, template::TemplateError>| {
         vars.unwrap_or_else(|e| panic!("{name}: {e}"))
     };
@@ -64,6 +65,7 @@ fn rendered() -> Vec<(&'static str, &'static str, String)> {
         case!("ocid/ocid.conf", "ocid.conf", &conf),
         case!("ocid/ocid.conf", "ocid-cluster.conf", &other),
         case!("ocid/crictl.yaml", "crictl.yaml", &crictl),
+        case!("apparmor/ocid-default", "ocid-default", &profile),
     ]
 }
 

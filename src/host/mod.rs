@@ -16,6 +16,7 @@ pub mod growth;
 pub mod idmap;
 pub mod inotify;
 pub mod interfaces;
+pub mod label;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

@@ -65,6 +65,25 @@ pub struct Runtime {
     /// Absent: `systemd` where systemd is PID 1, else `cgroupfs`.
     pub cgroup_manager: Option<CgroupManager>,
     pub seccomp_profile: PathBuf,
+    /// A container that says nothing about seccomp gets the default profile instead of none.
+    pub seccomp_use_default_when_empty: bool,
+    /// The AppArmor profile of containers that name none. Ours is loaded when it is needed, any other
+    /// must be loaded already; `unconfined` is none.
+    pub apparmor_profile: String,
+    /// Containers and their files have SELinux labels, where SELinux is on.
+    pub selinux: bool,
+    /// Folders with descriptions of CDI devices, the later the stronger.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// The root of every container is read-only.
+    pub read_only: bool,
+    /// `NAME=SOFT:HARD`, e.g. `nofile=1024:2048`.
+    pub default_ulimits: Vec<String>,
+    /// `HOST[:CONTAINER[:PERMISSIONS]]` of device nodes that every container gets.
+    pub additional_devices: Vec<String>,
+    /// Mount sources that are refused, not made, where they are missing.
+    pub absent_mount_sources_to_reject: Vec<PathBuf>,
+    /// Capabilities are inheritable too, as they were before 2022.
+    pub add_inheritable_capabilities: bool,
     pub default_capabilities: Vec<String>,
     /// `name=value`, laid under what the pod asks for.
     pub default_sysctls: Vec<String>,
@@ -189,6 +208,15 @@ impl Default for Runtime {
             runtimes: BTreeMap::new(),
             cgroup_manager: None,
             seccomp_profile: "/etc/ocid/seccomp.json".into(),
+            seccomp_use_default_when_empty: false,
+            apparmor_profile: "ocid-default".to_owned(),
+            selinux: false,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            read_only: false,
+            default_ulimits: Vec::new(),
+            additional_devices: Vec::new(),
+            absent_mount_sources_to_reject: Vec::new(),
+            add_inheritable_capabilities: false,
             default_capabilities: DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
             default_sysctls: Vec::new(),
             default_env: Vec::new(),

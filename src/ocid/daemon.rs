@@ -11,9 +11,10 @@ use tokio_util::task::TaskTracker;
 use super::config::{self, CgroupManager, Config};
 use super::container::Container;
 use super::container::capabilities;
+use super::container::config::Device;
 use super::container::facts::HostFacts;
 use super::container::seccomp::SeccompProfile;
-use super::container::spec::Defaults;
+use super::container::spec::{Defaults, Ulimit};
 use super::error::{Error, Result};
 use super::events::Events;
 use super::field::FieldError;
@@ -284,12 +285,33 @@ fn defaults(runtime: &config::Runtime) -> Result<Defaults> {
             SeccompProfile::load(profile).map_err(Error::from)?,
         ))
     };
+    let mut ulimits = Vec::new();
+    for text in &runtime.default_ulimits {
+        let wrong = || {
+            let problem = format!("`{text}` is not `NAME=SOFT:HARD`");
+            Error::from(FieldError::new("crio.runtime.default_ulimits", problem))
+        };
+        ulimits.push(Ulimit::parse(text).ok_or_else(wrong)?);
+    }
+    let devices = runtime.additional_devices.iter();
+    let devices = devices
+        .map(|text| Device::parse_line("crio.runtime.additional_devices", text))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(Error::from)?;
     Ok(Defaults {
         capabilities,
+        add_inheritable_capabilities: runtime.add_inheritable_capabilities,
         pids_limit: runtime.pids_limit,
         env: runtime.default_env.clone(),
+        ulimits,
         seccomp_profile,
-        ..Defaults::default()
+        seccomp_when_unset: runtime.seccomp_use_default_when_empty,
+        apparmor_profile: runtime.apparmor_profile.clone(),
+        selinux: runtime.selinux,
+        cdi_dirs: runtime.cdi_spec_dirs.clone(),
+        read_only: runtime.read_only,
+        devices,
+        absent_mount_sources_to_reject: runtime.absent_mount_sources_to_reject.clone(),
     })
 }
 

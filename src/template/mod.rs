@@ -11,10 +11,14 @@ pub mod vars;
 use handlebars::Handlebars;
 use serde::Serialize;
 
-pub use vars::{BridgeNetwork, Crictl, DockerUnit, Loopback, OcidConf, OcidUnit};
+pub use vars::{AppArmorProfile, BridgeNetwork, Crictl, DockerUnit, Loopback, OcidConf, OcidUnit};
 
 /// A template's name (its path below `templates/`, without `.hbs`) and text.
-const TEMPLATES: [(&str, &str); 6] = [
+const TEMPLATES: [(&str, &str); 7] = [
+    (
+        "apparmor/ocid-default",
+        include_str!("../../templates/apparmor/ocid-default.hbs"),
+    ),
     (
         "systemd/ocid.service",
         include_str!("../../templates/systemd/ocid.service.hbs"),

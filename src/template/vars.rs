@@ -138,3 +138,16 @@ pub struct Crictl {
     /// `unix://` and the absolute path of the socket.
     pub endpoint: String,
 }
+
+/// `apparmor/ocid-default`
+#[derive(Debug, Clone, Serialize)]
+pub struct AppArmorProfile {
+    /// By which the kernel, and whoever asks for it, knows it.
+    pub name: String,
+}
+
+impl AppArmorProfile {
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
+}

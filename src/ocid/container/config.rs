@@ -286,6 +286,18 @@ impl Mount {
 }
 
 impl Device {
+    /// Reads `HOST[:CONTAINER[:PERMISSIONS]]`.
+    pub(crate) fn parse_line(field: &str, text: &str) -> Result<Self, FieldError> {
+        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        let device = v1::Device {
+            host_path: parts.next().unwrap_or_default(),
+            container_path: parts.next().unwrap_or_default(),
+            permissions: parts.next().unwrap_or_default(),
+        };
+        Self::parse(field, device)
+            .map_err(|e| FieldError::new(field, format!("holds `{text}`: {}", e.problem)))
+    }
+
     fn parse(field: &str, from: v1::Device) -> Result<Self, FieldError> {
         let host_path = absolute(&format!("{field}.host_path"), &from.host_path)?;
         let container_path = match from.container_path.as_str() {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use oci_spec::runtime::LinuxSeccomp;
 
+use super::apparmor::{self, AppArmorError};
 use super::capabilities::Granted;
 use super::error::SpecError;
 use super::seccomp::{self, Circumstances, SeccompProfile};
-use super::security::{Profile, Selinux};
+use super::security::Profile;
 use super::spec::SpecInputs;
-use crate::host::fs::read_capped;
-use crate::ocid::sandbox::config::NamespaceMode;
 
 /// What a container may not see, and not write, unless its config says otherwise.
 const MASKED: [&str; 10] = [
@@ -121,9 +120,9 @@ pub(super) fn apparmor_of(
     match &security.apparmor {
         Profile::Localhost(name) if !inputs.host.apparmor => Err(no_apparmor(at, name)),
         _ if !inputs.host.apparmor || security.privileged => Ok(None),
-        Profile::Unconfined => Ok(Some("unconfined".to_owned())),
+        Profile::Unconfined => Ok(Some(apparmor::UNCONFINED.to_owned())),
         Profile::Localhost(name) => {
-            if !is_loaded(name) {
+            if !inputs.host.apparmor_profiles.is_loaded(name) {
                 return Err(SpecError::Unavailable {
                     field: format!("{at}.apparmor.localhost_ref"),
                     need: format!("the AppArmor profile `{name}` is not loaded"),
@@ -131,48 +130,44 @@ pub(super) fn apparmor_of(
             }
             Ok(Some(name.clone()))
         }
-        Profile::Unset | Profile::RuntimeDefault => {
-            let name = &inputs.defaults.apparmor_profile;
-            if is_loaded(name) {
-                return Ok(Some(name.clone()));
+        Profile::RuntimeDefault => match default_profile(inputs) {
+            Ok(profile) => Ok(Some(profile)),
+            Err(Some(source)) => Err(SpecError::AppArmor {
+                field: format!("{at}.apparmor"),
+                source,
+            }),
+            Err(None) => Err(SpecError::Unavailable {
+                field: format!("{at}.apparmor"),
+                need: format!(
+                    "the configured AppArmor profile `{}` is not loaded",
+                    inputs.defaults.apparmor_profile
+                ),
+            }),
+        },
+        Profile::Unset => match default_profile(inputs) {
+            Ok(profile) => Ok(Some(profile)),
+            Err(why) => {
+                let why = why.map_or_else(|| "it is not loaded".to_owned(), |e| e.to_string());
+                warnings.extend(inputs.host.once(
+                    "apparmor",
+                    &format!("containers run without the default AppArmor profile: {why}"),
+                ));
+                Ok(None)
             }
-            warnings.extend(inputs.host.once(
-                "apparmor",
-                "the default AppArmor profile is not loaded, so containers run without one",
-            ));
-            Ok(None)
-        }
+        },
     }
 }
 
-/// Lines are `NAME (MODE)`; a name may hold blanks.
-fn is_loaded(profile: &str) -> bool {
-    let path = Path::new("/sys/kernel/security/apparmor/profiles");
-    let list = read_capped(path, 16 << 20).unwrap_or_default();
-    String::from_utf8_lossy(&list).lines().any(|line| {
-        line.rsplit_once(" (")
-            .is_some_and(|(name, _)| name == profile)
-    })
-}
-
-/// CRI-O's own examples carry SELinux options, and it passes them over where SELinux is off.
-pub(super) fn selinux_of(inputs: &SpecInputs<'_>, warnings: &mut Vec<String>) -> Option<String> {
-    let own = inputs.config.security.selinux.as_ref();
-    let wanted = own.or(inputs.sandbox.config.security.selinux.as_ref())?;
-    if !inputs.host.selinux {
-        warnings.extend(inputs.host.once(
-            "selinux",
-            "SELinux is off on this machine, so the options for it are left out",
-        ));
-        return None;
+/// The profile of containers that name none, loaded if it is ours; else why it is not to be had.
+fn default_profile(inputs: &SpecInputs<'_>) -> Result<String, Option<AppArmorError>> {
+    let name = inputs.defaults.apparmor_profile.as_str();
+    let profiles = &inputs.host.apparmor_profiles;
+    if name == apparmor::OWN {
+        profiles.ensure_own().map_err(Some)?;
+    } else if name != apparmor::UNCONFINED && !profiles.is_loaded(name) {
+        return Err(None);
     }
-    let pod = &inputs.sandbox.config.namespaces;
-    let namespaces = inputs.config.security.namespaces(pod);
-    let node = |mode| mode == NamespaceMode::Node;
-    if inputs.config.security.privileged || node(namespaces.pid) || node(namespaces.ipc) {
-        return None;
-    }
-    Selinux::label(wanted)
+    Ok(name.to_owned())
 }
 
 /// The container asks for an AppArmor profile where there is no AppArmor.

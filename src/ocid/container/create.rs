@@ -10,6 +10,7 @@ use super::Container;
 use super::config::ContainerConfig;
 use super::facts::HostFacts;
 use super::remove::teardown;
+use super::selinux::{self, Labels};
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
 use super::volumes;
 use crate::host::clock::now_ns;
@@ -25,6 +26,7 @@ use crate::ocid::runtime::{CreateRequest, JournalTags};
 use crate::ocid::sandbox::Sandbox;
 use crate::ocid::sandbox::files::Files;
 use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
+use crate::ocid::storage::View;
 
 /// Makes a container that is ready to start; answers with its id. A call with the name of one that is
 /// being made in the same pod waits for that one.
@@ -126,15 +128,29 @@ async fn build(
         .map_err(Error::io("write the record in", container.folder()))?;
     failpoint::pass(Point::CreateRecorded).await?;
     make_folder(&rootfs, 0o711)?;
+    let handler = daemon.handler(&record.runtime_handler)?;
+    let facts = handler.facts().await?;
+    let mut warnings = Vec::new();
+    let labels = selinux::labels(
+        &record.config,
+        &pod.config,
+        &pod.id,
+        &daemon.defaults,
+        &facts,
+        &mut warnings,
+    )
+    .map_err(Error::from)?;
+    let view = View {
+        users: pod.users(daemon),
+        context: labels.as_ref().map(|l| l.mount.clone()),
+    };
     daemon
         .images
-        .mount_container_for(&id, image, pod.users(daemon), &rootfs)
+        .mount_container_for(&id, image, view.clone(), &rootfs)
         .await
         .map_err(Error::from)?;
     failpoint::pass(Point::CreateMounted).await?;
 
-    let handler = daemon.handler(&record.runtime_handler)?;
-    let facts = handler.facts().await?;
     let (built, volume_images) = {
         let (daemon, pod, record, image) = (
             Arc::clone(daemon),
@@ -149,10 +165,13 @@ async fn build(
             }
             let rootfs = bundle.join("rootfs");
             let (images, mounts) = (&daemon.images, &record.config.mounts);
-            let users = pod.users(&daemon);
-            let volumes = volumes::mount(images, &record.id, mounts, &bundle, users.as_ref())?;
-            let sources = &volumes.sources;
-            let built = build_spec(&daemon, &facts, &pod, &record, &image, &rootfs, sources)?;
+            let volumes = volumes::mount(images, &record.id, mounts, &bundle, &view)?;
+            let given = Given {
+                rootfs: &rootfs,
+                volumes: &volumes.sources,
+                labels: labels.as_ref(),
+            };
+            let built = build_spec(&daemon, &facts, &pod, &record, &image, &given)?;
             let path = bundle.join("config.json");
             let bytes = serde_json::to_vec(&built.spec)
                 .map_err(|e| Error::Internal(format!("the specification is no JSON: {e}")))?;
@@ -161,7 +180,7 @@ async fn build(
         })
         .await?
     };
-    for warning in &built.warnings {
+    for warning in warnings.iter().chain(&built.warnings) {
         tracing::warn!(container = %id, "{warning}");
     }
 
@@ -208,14 +227,20 @@ fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
     pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
+/// What stands ready for a container's specification.
+struct Given<'a> {
+    rootfs: &'a Path,
+    volumes: &'a volumes::Sources,
+    labels: Option<&'a Labels>,
+}
+
 fn build_spec(
     daemon: &Daemon,
     facts: &HostFacts,
     pod: &SandboxRecord,
     record: &ContainerRecord,
     image: &Image,
-    rootfs: &Path,
-    volumes: &volumes::Sources,
+    given: &Given<'_>,
 ) -> std::result::Result<BuiltSpec, Error> {
     let bundle = daemon.bundle(&record.id);
     let files = Files::of(&daemon.sandbox_run(&pod.id));
@@ -243,9 +268,10 @@ fn build_spec(
         config: &record.config,
         sandbox: &view,
         image: &image.config,
-        rootfs,
+        rootfs: given.rootfs,
         bundle: &bundle,
-        volumes,
+        volumes: given.volumes,
+        labels: given.labels,
         defaults: &daemon.defaults,
         host: facts,
     };

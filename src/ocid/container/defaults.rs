@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use oci_spec::runtime::{Capability, PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
+use super::apparmor;
+use super::cdi;
 use super::config::Device;
 use super::error::SpecError;
 use super::facts::HostFacts;
@@ -24,8 +26,12 @@ pub struct Defaults {
     pub seccomp_profile: Option<Arc<SeccompProfile>>,
     /// A container that says nothing about seccomp gets the default profile instead of none.
     pub seccomp_when_unset: bool,
-    /// The AppArmor profile of containers that name none; used where it is loaded.
+    /// The AppArmor profile of containers that name none; `unconfined` is none.
     pub apparmor_profile: String,
+    /// Containers and their files have SELinux labels, where SELinux is on.
+    pub selinux: bool,
+    /// Folders with descriptions of CDI devices, the later the stronger.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Every root is read-only.
     pub read_only: bool,
     pub devices: Vec<Device>,
@@ -54,7 +60,9 @@ impl Default for Defaults {
             ulimits: Vec::new(),
             seccomp_profile: None,
             seccomp_when_unset: false,
-            apparmor_profile: "ocid-default".to_owned(),
+            apparmor_profile: apparmor::OWN.to_owned(),
+            selinux: false,
+            cdi_dirs: cdi::DEFAULT_DIRS.map(PathBuf::from).to_vec(),
             read_only: false,
             devices: Vec::new(),
             absent_mount_sources_to_reject: Vec::new(),

@@ -152,7 +152,7 @@ impl Devices {
     }
 }
 
-fn rule(
+pub(super) fn rule(
     allow: bool,
     device: Option<(LinuxDeviceType, i64, i64)>,
     access: &str,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::apparmor::AppArmorError;
 use crate::ocid::field::FieldError;
 use crate::ocid::storage::StorageError;
 
@@ -21,6 +22,17 @@ pub enum SpecError {
     Missing { field: String, path: PathBuf },
     #[error("`{field}` asks for what this machine does not have: {need}")]
     Unavailable { field: String, need: String },
+    #[error("`{field}` names the device `{device}`, which {problem}")]
+    Cdi {
+        field: String,
+        device: String,
+        problem: String,
+    },
+    #[error("`{field}` asks for the default AppArmor profile, which cannot be loaded")]
+    AppArmor {
+        field: String,
+        source: AppArmorError,
+    },
     #[error("{act} `{}`", .path.display())]
     Io {
         act: &'static str,
@@ -84,10 +96,13 @@ impl SpecError {
                 SpecErrorKind::Invalid
             }
             Self::Missing { .. }
+            | Self::Cdi { .. }
             | Self::Volume(VolumeError::NoImage { .. } | VolumeError::NoSubPath { .. }) => {
                 SpecErrorKind::NotFound
             }
-            Self::Unavailable { .. } | Self::Seccomp { .. } => SpecErrorKind::Precondition,
+            Self::Unavailable { .. } | Self::Seccomp { .. } | Self::AppArmor { .. } => {
+                SpecErrorKind::Precondition
+            }
             Self::Io { .. } | Self::Assemble(_) | Self::Volume(VolumeError::Mount { .. }) => {
                 SpecErrorKind::Internal
             }
@@ -101,6 +116,10 @@ impl SpecError {
             Self::NoSuchUser(_) => {
                 Some("use `run_as_user` with a number, or another image".to_owned())
             }
+            Self::AppArmor {
+                source: AppArmorError::NoParser,
+                ..
+            } => Some("`apt-get install apparmor` brings it".to_owned()),
             Self::Volume(VolumeError::NoImage { image, .. }) => {
                 Some(format!("pull it first: `crictl pull {image}`"))
             }

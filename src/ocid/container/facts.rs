@@ -9,7 +9,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 
+use super::apparmor::AppArmor;
 use super::capabilities::CapabilitySet;
+use super::selinux::Contexts;
 use crate::ocid::runtime::ExecCgroups;
 
 /// What was found, and which shortcomings were already spoken of.
@@ -28,8 +30,12 @@ pub struct HostFacts {
     /// Sizes that the hugetlb controller can limit, e.g. `2MB`.
     pub hugepage_sizes: Vec<String>,
     pub seccomp: bool,
+    /// AppArmor is on in the kernel.
     pub apparmor: bool,
+    pub apparmor_profiles: AppArmor,
     pub selinux: bool,
+    /// What the SELinux policy has for containers.
+    pub selinux_contexts: Option<Contexts>,
     /// Major and minor version.
     pub kernel: (u32, u32),
     /// The kernel has mount_setattr(2) with AT_RECURSIVE; whether the runtime can do it as well is
@@ -78,7 +84,9 @@ impl HostFacts {
             hugepage_sizes,
             seccomp: status.lines().any(|l| l.starts_with("Seccomp:")),
             apparmor: text("/sys/module/apparmor/parameters/enabled").trim() == "Y",
+            apparmor_profiles: AppArmor::default(),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux_contexts: Contexts::read(Path::new("/etc/selinux")),
             kernel,
             recursive_read_only: kernel >= (5, 12),
             user_namespaces: false,

@@ -1,7 +1,10 @@
 //! Containers: what the CRI asks for, turned into an OCI runtime specification, and the way from
 //! CreateContainer to removal.
 
+mod accounts;
+pub mod apparmor;
 pub mod capabilities;
+mod cdi;
 pub mod config;
 mod confinement;
 pub mod create;
@@ -20,6 +23,7 @@ pub mod remove;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
+pub mod selinux;
 pub mod signal;
 pub mod spec;
 pub mod start;

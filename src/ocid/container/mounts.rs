@@ -11,6 +11,7 @@ use super::error::SpecError;
 use super::mapped;
 use super::propagation::Mounts as MachineMounts;
 use super::security::IdMapping;
+use super::selinux;
 use super::spec::SpecInputs;
 use crate::ocid::field::FieldError;
 use crate::ocid::sandbox::config::NamespaceMode;
@@ -23,6 +24,8 @@ const SHM: &str = "size=65536k";
 pub(super) struct Mounts {
     pub list: Vec<Mount>,
     pub root_propagation: Option<&'static str>,
+    /// How many come before those that the config asks for.
+    fixed: usize,
 }
 
 impl Mounts {
@@ -42,6 +45,7 @@ impl Mounts {
         let mut mounts = Self {
             list: kernel(inputs),
             root_propagation: None,
+            fixed: 0,
         };
         mounts.list.extend(pod_files(inputs, readonly_root));
         if inputs.defaults.read_only {
@@ -49,6 +53,7 @@ impl Mounts {
         }
         mounts.list.retain(|m| !taken(m.destination()));
 
+        mounts.fixed = mounts.list.len();
         let mut machine = None;
         let mut own = Vec::new();
         for (i, mount) in asked.iter().enumerate() {
@@ -68,6 +73,32 @@ impl Mounts {
         own.sort_by_key(|m| m.destination().components().count());
         mounts.list.extend(own);
         Ok(mounts)
+    }
+
+    /// Does a mount lie on this file of the root, or on a folder above it?
+    pub(super) fn cover(&self, file: &Path) -> bool {
+        self.list.iter().any(|m| file.starts_with(m.destination()))
+    }
+
+    /// What of the machine is not the user's: files and /dev/shm of the pod and of the container.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let own = self.list.iter().take(self.fixed);
+        own.filter(|m| m.typ().as_deref() == Some("bind"))
+            .filter_map(|m| m.source().as_deref())
+            .filter(|source| *source != Path::new("/dev/shm"))
+    }
+
+    /// Files of the container's own over those of its image.
+    pub(super) fn add_files(&mut self, files: Vec<(PathBuf, &'static str)>, readonly: bool) {
+        let access = if readonly { "ro" } else { "rw" };
+        let options = ["bind", "rprivate", access, "nosuid", "nodev", "noexec"];
+        let mount = |(source, target): (PathBuf, &str)| {
+            new_mount(Path::new(target), "bind", &source, &options)
+        };
+        let count = files.len();
+        self.list
+            .splice(self.fixed..self.fixed, files.into_iter().map(mount));
+        self.fixed += count;
     }
 
     fn bind(
@@ -92,7 +123,13 @@ impl Mounts {
             mount,
             &inputs.defaults.absent_mount_sources_to_reject,
         )?;
-        let machine = match (mount.propagation, machine) {
+        if mount.selinux_relabel
+            && let Some(labels) = inputs.labels
+        {
+            selinux::relabel(field, &source, labels)?;
+        }
+        let wanted = propagation(mount, &source, inputs)?;
+        let machine = match (wanted, machine) {
             (Propagation::Private, _) => None,
             (_, Some(known)) => Some(&*known),
             (_, none) => Some(&*none.insert(MachineMounts::read()?)),
@@ -104,7 +141,7 @@ impl Mounts {
             let need = format!("`{}` lies on no mount that is {how}", source.display());
             Err(unavailable("propagation", &need))
         };
-        let spread = match (mount.propagation, machine) {
+        let spread = match (wanted, machine) {
             (Propagation::HostToContainer, Some(machine)) => {
                 spreads(machine.is_shared_or_slave(&source), "shared or a slave")?;
                 self.root_propagation.get_or_insert("rslave");
@@ -133,6 +170,21 @@ impl Mounts {
         }
         Ok(new_mount(&mount.container_path, "bind", &source, &options))
     }
+}
+
+/// As asked, but for a folder that holds the containers' own roots: a private copy of their mounts would
+/// keep them alive for as long as this container is, so what becomes of them is passed on, as CRI-O does.
+fn propagation(
+    mount: &Asked,
+    source: &Path,
+    inputs: &SpecInputs<'_>,
+) -> Result<Propagation, SpecError> {
+    let holds_roots = inputs.bundle.starts_with(source);
+    let private = mount.propagation == Propagation::Private && !mount.recursive_read_only;
+    if holds_roots && private && MachineMounts::read()?.is_shared_or_slave(source) {
+        return Ok(Propagation::HostToContainer);
+    }
+    Ok(mount.propagation)
 }
 
 /// An image volume is read-only whatever was asked, as Kubernetes has it. Programs in it run, but not as

@@ -62,6 +62,12 @@ pub fn env(
         .collect()
 }
 
+/// The folder that the environment calls home.
+pub fn home(env: &[String]) -> Option<&str> {
+    let mut homes = env.iter().filter_map(|line| line.strip_prefix("HOME="));
+    homes.next_back().filter(|home| !home.is_empty())
+}
+
 /// The working folder: the config's, else the image's, else `/`; always absolute.
 pub fn cwd(config: &ContainerConfig, image: Option<&Config>) -> String {
     let of_image = image.and_then(|i| i.working_dir().as_deref()).unwrap_or("");

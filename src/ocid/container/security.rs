@@ -127,21 +127,6 @@ impl Selinux {
         };
         Ok((wanted != Self::default()).then_some(wanted))
     }
-
-    /// The whole label where all parts but the level are given, as the OCI spec wants it.
-    pub fn label(&self) -> Option<String> {
-        let Self {
-            user,
-            role,
-            kind,
-            level,
-        } = self;
-        if user.is_empty() || role.is_empty() || kind.is_empty() {
-            return None;
-        }
-        let level = if level.is_empty() { "s0" } else { level };
-        Some(format!("{user}:{role}:{kind}:{level}"))
-    }
 }
 
 /// Capabilities as a container asks for them.
@@ -335,6 +320,6 @@ mod tests {
             level: String::new(),
         };
         let some = Selinux::parse("s", Some(some)).unwrap().unwrap();
-        assert_eq!(some.label().as_deref(), Some("u:r:t:s0"));
+        assert_eq!((some.kind.as_str(), some.level.as_str()), ("t", ""));
     }
 }

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Capability, Linux, Process, Root, Spec, User};
 
+use super::accounts;
 use super::capabilities::{self, Granted, name as capability_name};
+use super::cdi;
 use super::config::ContainerConfig;
-use super::confinement::{
-    apparmor_of, hidden_paths, no_apparmor, readonly_paths, seccomp_of, selinux_of,
-};
+use super::confinement::{apparmor_of, hidden_paths, no_apparmor, readonly_paths, seccomp_of};
 use super::devices::Devices;
 use super::error::SpecError;
 use super::facts::HostFacts;
@@ -22,6 +22,7 @@ use super::mounts::{Mounts, id_mappings};
 use super::namespaces;
 use super::process;
 use super::security::Profile;
+use super::selinux::{self, Labels};
 use super::signal::Signal;
 use super::user::{self, ResolvedUser};
 use crate::host::fs::read_capped;
@@ -52,6 +53,8 @@ pub struct SpecInputs<'a> {
     pub bundle: &'a Path,
     /// Where the images that are its volumes are mounted, by their place among the mounts.
     pub volumes: &'a BTreeMap<usize, PathBuf>,
+    /// None: without SELinux.
+    pub labels: Option<&'a Labels>,
     pub defaults: &'a Defaults,
     pub host: &'a HostFacts,
 }
@@ -118,6 +121,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     let security = &config.security;
     let image = inputs.image.config().as_ref();
     check(inputs)?;
+    let cdi = cdi::resolve(config, &defaults.cdi_dirs)?;
 
     let mut warnings = Vec::new();
     let rootfs = Rooted::open(inputs.rootfs)
@@ -136,13 +140,21 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     );
     warn_of_capabilities(inputs, &granted, &mut warnings);
     let readonly = security.readonly_rootfs || defaults.read_only;
-    let mounts = Mounts::new(inputs, readonly)?;
+    let env = process::env(config, image, &defaults.env, &hostname(sandbox));
+    let mut mounts = Mounts::new(inputs, readonly)?;
+    let home = process::home(&env).unwrap_or(&cwd);
+    let covered = |path: &Path| mounts.cover(path);
+    let copies = accounts::copies(&rootfs, inputs.bundle, &user, home, covered)?;
+    mounts.add_files(copies, readonly);
     let mut asked = defaults.devices.clone();
     asked.extend(config.devices.iter().cloned());
     let devices = Devices::new(&asked, security.privileged)?;
     let seccomp = seccomp_of(inputs, &granted)?;
     let apparmor = apparmor_of(inputs, &mut warnings)?;
-    let selinux = selinux_of(inputs, &mut warnings);
+    let labels = inputs.labels;
+    if let Some(labels) = labels {
+        selinux::label_files(mounts.files(), labels)?;
+    }
 
     let mut resources = config
         .resources
@@ -161,18 +173,13 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_terminal(Some(config.tty))
         .set_user(oci_user)
         .set_args(Some(args))
-        .set_env(Some(process::env(
-            config,
-            image,
-            &defaults.env,
-            &hostname(sandbox),
-        )))
+        .set_env(Some(env))
         .set_cwd(cwd.into())
         .set_capabilities(Some(granted.oci(defaults.add_inheritable_capabilities)?))
         .set_rlimits(defaults.rlimits(host, &mut warnings)?)
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_apparmor_profile(apparmor)
-        .set_selinux_label(selinux)
+        .set_selinux_label(labels.map(|l| l.process.clone()))
         .set_oom_score_adj(Some(oom_score_adj(inputs, &mut warnings)));
 
     let mut linux = Linux::default();
@@ -184,6 +191,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_devices((!devices.nodes.is_empty()).then_some(devices.nodes))
         .set_seccomp(seccomp)
         .set_rootfs_propagation(mounts.root_propagation.map(str::to_owned))
+        .set_mount_label(labels.map(|l| l.mount.clone()))
         .set_masked_paths(Some(hidden_paths(inputs)))
         .set_readonly_paths(Some(readonly_paths(inputs)));
     if let Some(userns) = &sandbox.config.namespaces.userns {
@@ -205,6 +213,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         .set_hostname(None)
         .set_annotations(Some(annotations(inputs)))
         .set_linux(Some(linux));
+    cdi::apply(&cdi, &mut spec, security.privileged)?;
     Ok(BuiltSpec {
         spec,
         user,
@@ -229,12 +238,6 @@ fn check(inputs: &SpecInputs<'_>) -> Result<(), SpecError> {
     }
     if pod.namespaces.userns.is_some() {
         options.refuse_machines(&at_options)?;
-    }
-    if !inputs.config.cdi_devices.is_empty() {
-        return Err(SpecError::Unavailable {
-            field: "config.CDI_devices".to_owned(),
-            need: "devices by the Container Device Interface".to_owned(),
-        });
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::host::rooted::Rooted;
 use crate::host::users::{self, Group, Passwd};
 
 /// No real passwd or group file is larger.
-const LARGEST_FILE: u64 = 16 << 20;
+pub(super) const LARGEST_FILE: u64 = 16 << 20;
 
 /// A user as the kernel knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

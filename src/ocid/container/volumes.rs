@@ -12,7 +12,7 @@ use super::error::{SpecError, VolumeError};
 use crate::host::mount::unmount_below;
 use crate::host::rooted::Rooted;
 use crate::ocid::image::ImageStore;
-use crate::ocid::storage::Users;
+use crate::ocid::storage::View;
 
 /// The mounts' sources on the machine, by their place in the config.
 pub type Sources = BTreeMap<usize, PathBuf>;
@@ -31,7 +31,7 @@ pub fn mount(
     container_id: &str,
     mounts: &[Mount],
     bundle: &Path,
-    users: Option<&Users>,
+    view: &View,
 ) -> Result<Mounted, SpecError> {
     let mut mounted = Mounted::default();
     for (i, mount) in mounts.iter().enumerate() {
@@ -45,7 +45,7 @@ pub fn mount(
             })?;
         let target = folder(bundle).join(i.to_string());
         images
-            .mount_volume(container_id, &image, users, &target)
+            .mount_volume(container_id, &image, view, &target)
             .map_err(|source| VolumeError::Mount {
                 field: field(),
                 image: wanted.image.clone(),

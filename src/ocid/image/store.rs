@@ -25,7 +25,7 @@ use crate::host::fs::sync_dir;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
-use crate::ocid::storage::{FsUsage, StorageError, Users, failed};
+use crate::ocid::storage::{FsUsage, StorageError, View, failed};
 
 /// All images below one root. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -124,7 +124,8 @@ impl ImageStore {
         images
     }
 
-    /// Removes a name, and with its last name the image; by id the image with all its names. An
+    /// Removes a name, and with its last name the image; by id the image with all its names. As in
+    /// CRI-O a digest is a name where it was pulled by, and a mere property else, which stays. An
     /// unknown one is no error. Layers that neither an image nor a container needs go as well.
     /// Blocks for as long as deleting their files takes.
     pub fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
@@ -140,11 +141,11 @@ impl ImageStore {
                 Found::Id => true,
                 Found::Tag(name) => {
                     image.repo_tags.retain(|t| *t != name);
-                    image.repo_tags.is_empty()
+                    image.is_nameless()
                 }
                 Found::Digest(name) => {
-                    image.repo_digests.retain(|d| *d != name);
-                    image.repo_digests.is_empty() && image.repo_tags.is_empty()
+                    image.asked_digests.retain(|d| *d != name);
+                    image.is_nameless()
                 }
             };
             if gone {
@@ -202,23 +203,23 @@ impl ImageStore {
         image: &Image,
         target: &Path,
     ) -> Result<(), StorageError> {
-        self.mount_container_for(container_id, image, None, target)
+        self.mount_container_for(container_id, image, View::default(), target)
             .await
     }
 
-    /// [`ImageStore::mount_container`] for a container in a user namespace.
+    /// [`ImageStore::mount_container`] for a container that sees its files by other users or labels.
     pub async fn mount_container_for(
         &self,
         container_id: &str,
         image: &Image,
-        users: Option<Users>,
+        view: View,
         target: &Path,
     ) -> Result<(), StorageError> {
         let (store, id) = (self.0.clone(), container_id.to_owned());
         let (image, target) = (image.clone(), target.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             store.lease(&id, &image)?;
-            containers::mount(&store.root, &id, &image.layers, users.as_ref(), &target)
+            containers::mount(&store.root, &id, &image.layers, &view, &target)
         });
         mounted
             .await
@@ -231,11 +232,11 @@ impl ImageStore {
         &self,
         container_id: &str,
         image: &Image,
-        users: Option<&Users>,
+        view: &View,
         target: &Path,
     ) -> Result<(), StorageError> {
         self.0.lease_volume(container_id, image)?;
-        containers::mount_volume(&self.0.root, &image.layers, users, target)
+        containers::mount_volume(&self.0.root, &image.layers, view, target)
     }
 
     /// Unmounts a container's filesystem; nothing mounted is no error. Blocks.
@@ -368,12 +369,17 @@ impl Inner {
         if let Some(present) = present {
             record.repo_tags = present.repo_tags.clone();
             record.repo_digests = present.repo_digests.clone();
+            record.asked_digests = present.asked_digests.clone();
         }
         let tag = reference.tagged();
         push_new(&mut record.repo_tags, tag.clone());
         for digest in digests {
             let name = format!("{}@{digest}", reference.name());
             push_new(&mut record.repo_digests, Some(name));
+        }
+        if let Some(digest) = &reference.digest {
+            let name = format!("{}@{digest}", reference.name());
+            push_new(&mut record.asked_digests, Some(name));
         }
         record.pulled_at = crate::host::clock::now_ns();
         let pinned = self.options.pins(&record);
@@ -409,6 +415,7 @@ impl Inner {
         let mut record = Record::read(&path)?;
         record.repo_tags = image.repo_tags.clone();
         record.repo_digests = image.repo_digests.clone();
+        record.asked_digests = image.asked_digests.clone();
         write_record(&path, &record)?;
         image.pinned = self.options.pins(&record);
         self.index()

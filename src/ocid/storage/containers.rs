@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{is_missing, name};
-use super::overlay::{Users, mount_mapped, mount_overlay, mount_read_only, unmount};
+use super::overlay::{Users, View, mount_mapped, mount_overlay, mount_read_only, unmount};
 use super::{MOST_LAYERS, StorageError, failed};
 use crate::host::fs::{read_capped, remove_tree};
 use crate::ocid::image::digest::Digest;
@@ -102,13 +102,13 @@ pub fn leases(root: &Path) -> Result<HashMap<String, Lease>, StorageError> {
 }
 
 /// Mounts a container's filesystem on `target`, replacing a mount left there. The writable folder
-/// of an earlier mount is kept; overlayfs' work folder is made anew. With `users` it is that of a
-/// container in their namespace.
+/// of an earlier mount is kept; overlayfs' work folder is made anew. `view` is how the container
+/// sees it.
 pub fn mount(
     root: &Path,
     container_id: &str,
     layers: &[Digest],
-    users: Option<&Users>,
+    view: &View,
     target: &Path,
 ) -> Result<(), StorageError> {
     let own = folder(root, container_id)?;
@@ -121,20 +121,21 @@ pub fn mount(
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&own);
     made.map_err(failed("make the folder", &own))?;
     let top = lower.first().map(String::as_str).unwrap_or(EMPTY);
-    make_upper(&own.join("upper"), &store.join(top), users)?;
+    make_upper(&own.join("upper"), &store.join(top), view.users.as_ref())?;
     remove_tree(&own, Path::new("work")).map_err(failed("remove the old", &own.join("work")))?;
     let work = own.join("work");
     fs::create_dir(&work).map_err(failed("make the folder", &work))?;
     let made = DirBuilder::new().recursive(true).mode(0o755).create(target);
     made.map_err(failed("make the folder", target))?;
     let relative = |what: &str| format!("../containers/{container_id}/{what}");
-    let mounted = match users {
-        Some(users) => mount_mapped(&store, &lower, Some(&own), users, target),
+    let mounted = match &view.users {
+        Some(users) => mount_mapped(&store, &lower, Some(&own), users, view, target),
         None => mount_overlay(
             &store,
             &lower,
             &relative("upper"),
             &relative("work"),
+            view,
             target,
         ),
     };
@@ -146,11 +147,11 @@ pub fn mount(
 }
 
 /// Mounts an image's layers, and nothing that could be written, on `target`, replacing a mount left
-/// there. With `users` its files belong to users of their namespace.
+/// there.
 pub fn mount_volume(
     root: &Path,
     layers: &[Digest],
-    users: Option<&Users>,
+    view: &View,
     target: &Path,
 ) -> Result<(), StorageError> {
     let store = root.join("layers");
@@ -164,9 +165,9 @@ pub fn mount_volume(
     unmount(target).map_err(failed("unmount", target))?;
     let made = DirBuilder::new().recursive(true).mode(0o711).create(target);
     made.map_err(failed("make the folder", target))?;
-    let mounted = match users {
-        Some(users) => mount_mapped(&store, &lower, None, users, target),
-        None => mount_read_only(&store, &lower, target),
+    let mounted = match &view.users {
+        Some(users) => mount_mapped(&store, &lower, None, users, view, target),
+        None => mount_read_only(&store, &lower, view, target),
     };
     mounted.map_err(|source| StorageError::Mount {
         target: target.to_owned(),

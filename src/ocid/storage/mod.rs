@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ocid::image::digest::Digest;
-pub use overlay::Users;
+pub use overlay::{Users, View};
 use unpack::LayerError;
 
 /// Most layers an image may have; docker's limit, and what one page of mount options holds.

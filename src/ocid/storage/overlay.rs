@@ -29,6 +29,26 @@ pub struct Users {
     pub maps: IdMaps,
 }
 
+/// How a container sees its files.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// None: as the machine's users see them.
+    pub users: Option<Users>,
+    /// The SELinux label of every file; None where SELinux is off.
+    pub context: Option<String>,
+}
+
+impl View {
+    /// The mount option for the label, quoted since a level has commas.
+    fn label(&self) -> io::Result<String> {
+        match &self.context {
+            None => Ok(String::new()),
+            Some(label) if label.contains('"') => Err(Errno::EINVAL.into()),
+            Some(label) => Ok(format!(",context=\"{label}\"")),
+        }
+    }
+}
+
 /// Mounts an overlay on `target`, which must be absolute. The paths in `lower` (topmost first),
 /// `upper` and `work` are relative to `dir`.
 pub fn mount_overlay(
@@ -36,15 +56,16 @@ pub fn mount_overlay(
     lower: &[String],
     upper: &str,
     work: &str,
+    view: &View,
     target: &Path,
 ) -> io::Result<()> {
-    let options = writable(lower, upper, work);
+    let options = writable(lower, upper, work, &view.label()?);
     in_folder(dir, || mount_writable(&options, target))
 }
 
-fn writable(lower: &[String], upper: &str, work: &str) -> String {
+fn writable(lower: &[String], upper: &str, work: &str, label: &str) -> String {
     let lower = lower.join(":");
-    format!("lowerdir={lower},upperdir={upper},workdir={work},index=off")
+    format!("lowerdir={lower},upperdir={upper},workdir={work},index=off{label}")
 }
 
 /// A container's own files need not survive a power cut, since the container does not; `volatile` spares
@@ -60,12 +81,13 @@ fn mount_writable(options: &str, target: &Path) -> io::Result<()> {
 
 /// Mounts layers that nobody writes on (`lower` topmost first, at least two, relative to `dir`): what
 /// is in them can be read, and neither be executed nor raise anyone's rights.
-pub fn mount_read_only(dir: &Path, lower: &[String], target: &Path) -> io::Result<()> {
-    in_folder(dir, || mount_volume(lower, target))
+pub fn mount_read_only(dir: &Path, lower: &[String], view: &View, target: &Path) -> io::Result<()> {
+    let label = view.label()?;
+    in_folder(dir, || mount_volume(lower, &label, target))
 }
 
-fn mount_volume(lower: &[String], target: &Path) -> io::Result<()> {
-    let options = format!("lowerdir={}", lower.join(":"));
+fn mount_volume(lower: &[String], label: &str, target: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={}{label}", lower.join(":"));
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_with(flags, &options, target)
 }
@@ -81,8 +103,10 @@ pub fn mount_mapped(
     lower: &[String],
     own: Option<&Path>,
     users: &Users,
+    view: &View,
     target: &Path,
 ) -> io::Result<()> {
+    let label = view.label()?;
     in_folder(dir, || {
         let shown = users.namespace.display();
         let namespace = File::open(&users.namespace).map_err(during(format!("open `{shown}`")))?;
@@ -115,9 +139,9 @@ pub fn mount_mapped(
         if let Some(own) = own {
             fs::create_dir("own")?;
             own.attach(Path::new("own"))?;
-            mount_writable(&writable(&lower, "own/upper", "own/work"), whole)?;
+            mount_writable(&writable(&lower, "own/upper", "own/work", &label), whole)?;
         } else {
-            mount_volume(&lower, whole)?;
+            mount_volume(&lower, &label, whole)?;
         }
         let whole = Detached::copy(whole, false)?;
         setns(machine, CloneFlags::CLONE_NEWNS).map_err(during("enter the machine's mounts"))?;

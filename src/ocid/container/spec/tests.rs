@@ -1,8 +1,7 @@
 use super::*;
-use crate::cri::v1;
 use crate::ocid::container::config::{Mount, Propagation};
 use crate::ocid::container::error::SpecErrorKind;
-use crate::ocid::container::security::{CapabilityChanges, Selinux};
+use crate::ocid::container::security::CapabilityChanges;
 use crate::ocid::sandbox::config::{NamespaceMode, NamespaceOptions, UserNamespace};
 use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -21,6 +20,7 @@ pub(super) struct Fixture {
     pub namespaces: [Option<PathBuf>; 3],
     pub cgroups_path: String,
     pub volumes: BTreeMap<usize, PathBuf>,
+    pub labels: Option<Labels>,
 }
 
 impl Fixture {
@@ -61,6 +61,7 @@ impl Fixture {
             namespaces: ["net", "ipc", "uts"].map(|n| Some(format!("/ns/{n}").into())),
             cgroups_path: "/pod/ctr".to_owned(),
             volumes: BTreeMap::new(),
+            labels: None,
         }
     }
 
@@ -93,6 +94,7 @@ impl Fixture {
             rootfs: &self.path("root"),
             bundle: self.dir.path(),
             volumes: &self.volumes,
+            labels: self.labels.as_ref(),
             defaults: &self.defaults,
             host: &self.host,
         })
@@ -491,18 +493,10 @@ fn seccomp_profiles() {
 fn what_the_machine_lacks_is_refused_or_passed_over() {
     let mut fixture = Fixture::new();
     fixture.host.apparmor = false;
-    fixture.host.selinux = false;
-    let options: v1::SeLinuxOption =
-        serde_json::from_str(r#"{"user": "u", "role": "r", "type": "t"}"#).unwrap();
-    fixture.config.security.selinux = Selinux::parse("s", Some(options)).unwrap();
-    let built = fixture.build().unwrap();
-    assert_eq!(built.warnings.len(), 1);
-    let process = built.spec.process().as_ref().unwrap();
-    assert_eq!(process.selinux_label(), &None);
-    fixture.host.selinux = true;
     let spec = fixture.spec();
-    let label = spec.process().as_ref().unwrap().selinux_label().clone();
-    assert_eq!(label.as_deref(), Some("u:r:t:s0"));
+    let process = spec.process().as_ref().unwrap();
+    assert_eq!(process.selinux_label(), &None);
+    assert_eq!(spec.linux().as_ref().unwrap().mount_label(), &None);
 
     fixture.config.security.apparmor = Profile::Localhost("mine".into());
     assert_eq!(
@@ -510,6 +504,7 @@ fn what_the_machine_lacks_is_refused_or_passed_over() {
         SpecErrorKind::Precondition
     );
     fixture.config.security.apparmor = Profile::RuntimeDefault;
+    fixture.defaults.cdi_dirs = vec![fixture.path("cdi")];
     fixture.config.cdi_devices = vec!["vendor.com/gpu=0".into()];
     let e = fixture.build().unwrap_err();
     assert!(e.to_string().contains("config.CDI_devices"), "{e}");
@@ -528,6 +523,55 @@ fn what_the_machine_lacks_is_refused_or_passed_over() {
     assert_eq!(e.kind(), SpecErrorKind::Precondition);
     fixture.pod.namespaces.userns = None;
     check_sandbox(&fixture.pod, &fixture.host).unwrap();
+}
+
+#[test]
+fn selinux_labels_of_processes_and_files() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root may set labels");
+        return;
+    }
+    let mut fixture = Fixture::new();
+    fixture.labels = Some(Labels {
+        process: "u:r:t:s0:c1,c2".to_owned(),
+        mount: "u:o:f:s0:c1,c2".to_owned(),
+    });
+    std::fs::create_dir_all(fixture.path("data/sub")).unwrap();
+    std::fs::create_dir(fixture.path("plain")).unwrap();
+    let mount = |name: &str, selinux_relabel| Mount {
+        container_path: format!("/{name}").into(),
+        host_path: fixture.path(name),
+        selinux_relabel,
+        ..Default::default()
+    };
+    fixture.config.mounts = vec![mount("data", true), mount("plain", false)];
+    let spec = fixture.spec();
+    let process = spec.process().as_ref().unwrap();
+    assert_eq!(process.selinux_label().as_deref(), Some("u:r:t:s0:c1,c2"));
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(linux.mount_label().as_deref(), Some("u:o:f:s0:c1,c2"));
+    let label = |name: &str| xattr::get(fixture.path(name), "security.selinux").unwrap();
+    for name in [
+        "data",
+        "data/sub",
+        "hosts",
+        "resolv.conf",
+        "hostname",
+        "shm",
+    ] {
+        assert_eq!(
+            label(name).as_deref(),
+            Some(&b"u:o:f:s0:c1,c2\0"[..]),
+            "{name}"
+        );
+    }
+    assert_eq!(label("plain"), None);
+    fixture.config.mounts[0].host_path = "/etc".into();
+    let e = fixture.build().unwrap_err();
+    assert!(
+        e.to_string().contains("config.mounts[0].selinux_relabel"),
+        "{e}"
+    );
 }
 
 #[test]
