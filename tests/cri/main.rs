@@ -28,6 +28,7 @@ mod events;
 mod exec;
 mod failpoints;
 mod images;
+mod life;
 mod logs;
 mod operation;
 mod pods;
