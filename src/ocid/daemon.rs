@@ -26,6 +26,7 @@ use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
+use super::stats::Stats;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 use crate::host::idmap;
 
@@ -44,6 +45,7 @@ pub struct Daemon {
     pub cgroups: Cgroups,
     pub joined: Joined,
     pub events: Events,
+    pub stats: Stats,
     pub metrics: Metrics,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
@@ -157,6 +159,7 @@ impl Daemon {
             names: Names::default(),
             joined: Joined::default(),
             events: Events::default(),
+            stats: Stats::new(&crio.stats.included_pod_metrics),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -39,3 +39,6 @@ mod pods_ports;
 mod pods_users;
 mod second_stack;
 mod smoke;
+mod stats;
+mod stats_load;
+mod stats_metrics;

@@ -10,6 +10,7 @@ mod limits;
 mod parent;
 mod slices;
 mod sub;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,6 +29,10 @@ pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
 use slices::Slices;
 pub use sub::SubCgroup;
+pub use usage::{
+    CpuTime, DeviceIo, HugePages, Memory, MemoryExtremes, MemoryStat, Pressure, Psi, Stall, Swap,
+    Tasks,
+};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.
