@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,6 +17,9 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// How long a killed family may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// A process that cannot be confused with a later one of the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -228,7 +231,8 @@ fn family(all: &[Relation], ancestor: i32, session: Option<i32>) -> Vec<ProcessI
 
 /// Kills what descends from `ancestor` (not `ancestor` itself) and everyone in `session`, the members who were
 /// adopted by another process too. Stops each one first, so that none can fork away from under the search.
-/// Answers how many were killed.
+/// Answers how many were killed, when they have ended (or [`KILL_LIMIT`] is over: something holds them in the
+/// kernel). Blocks.
 pub fn kill_family(ancestor: i32, session: Option<i32>) -> io::Result<usize> {
     let mut found: HashMap<i32, PidFd> = HashMap::new();
     loop {
@@ -257,6 +261,10 @@ pub fn kill_family(ancestor: i32, session: Option<i32>) -> io::Result<usize> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
+    }
+    let deadline = Instant::now() + KILL_LIMIT;
+    for fd in found.values() {
+        fd.wait(deadline.saturating_duration_since(Instant::now()))?;
     }
     Ok(found.len())
 }

@@ -21,10 +21,12 @@ use super::field::FieldError;
 use super::image::{ImageOptions, ImageStore};
 use super::metrics::Metrics;
 use super::network::Network;
+use super::network::subnets::Subnets;
 use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
+use super::stats::Stats;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 use crate::host::idmap;
 
@@ -33,6 +35,7 @@ pub struct Daemon {
     pub config: Config,
     pub images: ImageStore,
     pub network: Network,
+    pub subnets: Subnets,
     pub handlers: BTreeMap<String, Handler>,
     pub defaults: Defaults,
     pub default_sysctls: Vec<(String, String)>,
@@ -42,6 +45,7 @@ pub struct Daemon {
     pub cgroups: Cgroups,
     pub joined: Joined,
     pub events: Events,
+    pub stats: Stats,
     pub metrics: Metrics,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
@@ -145,6 +149,7 @@ impl Daemon {
             images,
             network: Network::new(&crio.network.network_dir, crio.network.plugin_dirs.clone())
                 .with_default_network(crio.network.cni_default_network.clone()),
+            subnets: Subnets::open(&crio.root),
             handlers,
             defaults: defaults(&crio.runtime)?,
             default_sysctls: pairs(&crio.runtime.default_sysctls),
@@ -154,6 +159,7 @@ impl Daemon {
             names: Names::default(),
             joined: Joined::default(),
             events: Events::default(),
+            stats: Stats::new(&crio.stats.included_pod_metrics),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

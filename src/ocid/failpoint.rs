@@ -100,6 +100,10 @@ points! {
     EndDeleted = "end.deleted";
     EndReleased = "end.released";
 
+    /// UpdateContainerResources: the kernel has the new limits, the record the old ones.
+    UpdateApplied = "update.applied";
+    UpdateNoted = "update.noted";
+
     RemoveMarked = "remove.marked";
     RemoveReleased = "remove.released";
     RemoveBundle = "remove.bundle";

@@ -19,5 +19,6 @@ pub mod runtime;
 pub mod sandbox;
 pub mod server;
 pub mod state;
+pub mod stats;
 pub mod storage;
 pub mod watchdog;

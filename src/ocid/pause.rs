@@ -203,10 +203,10 @@ fn run() -> io::Result<()> {
     let (confirmed, Some(id)) = (confirm(), id) else {
         return Ok(());
     };
-    confirmed.or_else(
+    confirmed.map_err(
         |_| match id.open().and_then(|fd| fd.kill(Signal::SIGKILL)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Err(io::Error::other("nobody wants it")),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => e,
+            _ => io::Error::other("nobody wants it"),
         },
     )
 }

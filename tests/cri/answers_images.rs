@@ -175,10 +175,18 @@ async fn one_image_has_one_id_under_all_its_names() -> Result<()> {
     let layers = std::fs::read_dir(world.machine.path("/var/lib/ocid/layers"))?.count();
     ensure!(layers == 0, "{layers} layers that nobody needs");
 
-    // The last name takes the image along.
+    // A digest that was asked for is a name, too; one that comes with a tag is none. The last name takes the image
+    // along.
     ensure!(world.client.pull_image(&names[0], None).await? == id);
+    let with_tag = format!("127.0.0.1:5000/library/busybox@{index}");
+    world.client.remove_image(&with_tag).await?;
+    ensure!(here(&world, &with_tag).await?.repo_tags == names[..1]);
+    ensure!(world.client.pull_image(&by_digest, None).await? == id);
     world.client.remove_image(&names[0]).await?;
     world.client.remove_image(&names[0]).await?;
+    let left = here(&world, &by_digest).await?;
+    ensure!(left.id == id && left.repo_tags.is_empty(), "{left:?}");
+    world.client.remove_image(&by_digest).await?;
     let left = world.client.list_images(None).await?;
     ensure!(left.is_empty(), "{left:?}");
     drop(second);

@@ -227,6 +227,16 @@ async fn every_refusal_has_its_code_and_names_the_field() -> Result<()> {
             code,
             &[words],
         );
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: container_id.clone(),
+            ..Default::default()
+        };
+        cases.note(
+            format!("update {name}"),
+            runtime.update_container_resources(request).await,
+            code,
+            &[words],
+        );
         let request = v1::ExecSyncRequest {
             container_id,
             cmd: vec!["true".to_owned()],

@@ -152,7 +152,17 @@ sleep 7100
 
 #[tokio::test]
 async fn a_timeout_kills_the_command_with_its_children_and_nothing_else() -> Result<()> {
-    let world = World::start().await?;
+    a_timeout_kills(World::start().await?).await
+}
+
+#[tokio::test]
+async fn so_it_does_on_a_machine_with_cgroup_v2() -> Result<()> {
+    let machine = crate::support::Machine::start()?;
+    machine.run(&["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
+    a_timeout_kills(World::on(machine, &[]).await?).await
+}
+
+async fn a_timeout_kills(world: World) -> Result<()> {
     let sandbox = world.pod_config("late");
     let pod = world.run_pod(&sandbox).await?;
     // The first process adopts orphans and says so if it is told to end.

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use crio_setup::cri::v1::{ContainerState, PodSandboxConfig, PodSandboxState};
+use crio_setup::cri::v1::{
+    ContainerState, LinuxContainerResources, PodSandboxConfig, PodSandboxState,
+};
 use crio_setup::ocic::client::ClientError;
 use crio_setup::ocid::failpoint::{Point, VARIABLE};
 use nix::sys::signal::Signal;
@@ -35,6 +37,7 @@ enum Act {
     Stop,
     /// Of one that must be killed.
     Kill,
+    Update,
     RemoveContainer,
     Pull,
     RemoveImage,
@@ -83,6 +86,7 @@ fn act(point: Point) -> Act {
         | Point::EndDeleted
         | Point::EndReleased => Act::Stop,
         Point::StopOverdue | Point::StopKilled => Act::Kill,
+        Point::UpdateApplied | Point::UpdateNoted => Act::Update,
         Point::RemoveMarked
         | Point::RemoveReleased
         | Point::RemoveBundle
@@ -198,6 +202,13 @@ fn pod_config(world: &World, name: &str) -> PodSandboxConfig {
     config
 }
 
+fn limits() -> LinuxContainerResources {
+    LinuxContainerResources {
+        cpu_shares: 333,
+        ..Default::default()
+    }
+}
+
 async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
     let act = act(point);
     let name = point.name().replace('.', "-");
@@ -227,6 +238,7 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
         // The answer may go out between the end and its cleaning-up.
         Act::Stop => drop(client.stop_container(&id, Duration::from_secs(30)).await),
         Act::Kill => cut_off(client.stop_container(&id, Duration::from_secs(1)).await)?,
+        Act::Update => cut_off(client.update_container_resources(&id, limits()).await)?,
         Act::RemoveContainer => cut_off(client.remove_container(&id).await)?,
         other => anyhow::bail!("{other:?} is for another test"),
     }
@@ -291,6 +303,13 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
                 "{status:?}"
             );
         }
+        Act::Update => {
+            client.update_container_resources(&id, limits()).await?;
+            let status = world.status(&id).await?;
+            let told = status.resources.as_ref().and_then(|r| r.linux.as_ref());
+            let told = told.context("no limits")?.cpu_shares;
+            ensure!(told == limits().cpu_shares, "{status:?}");
+        }
         Act::RemoveContainer => client.remove_container(&id).await?,
         _ => {}
     }
@@ -335,6 +354,7 @@ async fn a_daemon_killed_in_the_life_of_a_container() -> Result<()> {
         Act::Start,
         Act::Stop,
         Act::Kill,
+        Act::Update,
         Act::RemoveContainer,
     ])
     .await

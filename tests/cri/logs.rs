@@ -9,7 +9,7 @@ use crio_setup::host::clock::now_ns;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::world::{World, eventually};
+use crate::world::{World, code, eventually};
 
 /// What a line may be long before it comes in pieces.
 const LINE_CAP: usize = 16 * 1024;
@@ -250,8 +250,19 @@ async fn rotation_loses_and_doubles_no_line() -> Result<()> {
         ensure!(log.is_file(), "no new log after ReopenContainerLog");
         files.push(old);
     }
-    // Without a rename it goes on in the same file.
-    world.client.reopen_container_log(&id).await?;
+    // Without a rename it goes on in the same file, however many ask for it.
+    let many = (0..40).map(|_| world.client.reopen_container_log(&id));
+    futures_util::future::try_join_all(many).await?;
+    // Where there can be no new log the old one goes on.
+    let (folder, aside) = (
+        log.with_file_name(""),
+        world.machine.path("/var/log/pods/aside"),
+    );
+    std::fs::rename(&folder, &aside)?;
+    let (code, message) = code(world.client.reopen_container_log(&id).await)?;
+    ensure!(code == tonic::Code::Unavailable, "{code}: {message}");
+    ensure!(message.contains("No such file or directory"), "{message}");
+    std::fs::rename(&aside, &folder)?;
     world.shell(&id, "touch /tmp/stop").await?;
     let status = world.ended(&id).await?;
     ensure!(status.exit_code == 0, "{status:?}");

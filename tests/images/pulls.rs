@@ -265,11 +265,14 @@ async fn a_moved_tag_and_several_names_of_one_image() {
     assert_eq!(store.get(&old.id()).unwrap().repo_tags, [name("v1")]);
     store.remove(&name("v1")).unwrap();
     assert!(store.get(&old.id()).is_none());
-    store
-        .remove(&format!("{}/a@{}", registry.host, new.digest()))
-        .unwrap();
-    assert_eq!(store.get(&name("latest")).unwrap().repo_digests, [""; 0]);
+    // A digest that came with a tag is no name of its own, one that was asked for is.
+    let by_digest = format!("{}/a@{}", registry.host, new.digest());
+    store.remove(&by_digest).unwrap();
+    assert!(store.get(&by_digest).is_some());
+    store.pull(&by_digest, None).await.unwrap();
     store.remove(&name("latest")).unwrap();
+    assert_eq!(store.get(&by_digest).unwrap().repo_tags, [""; 0]);
+    store.remove(&by_digest).unwrap();
     home.assert_empty();
 }
 

@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 /// Programs of the machine that containers get, with the libraries they need.
 const PROGRAMS: [&str; 5] = ["sh", "sleep", "cat", "stty", "setsid"];
 
+/// How long anything may take on a machine that has much else to do.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
 pub struct World {
     dir: tempfile::TempDir,
     pub id: String,
@@ -120,7 +123,7 @@ impl World {
     /// The exit record, once it is there.
     pub async fn exit(&self) -> ExitRecord {
         let mut watch = ExitWatch::new(self.request.exits_dir.clone()).unwrap();
-        let next = tokio::time::timeout(Duration::from_secs(30), watch.next());
+        let next = tokio::time::timeout(LIMIT, watch.next());
         next.await.expect("no exit record").unwrap()
     }
 
@@ -157,7 +160,7 @@ impl World {
                 watch.changed().await.unwrap();
             }
         };
-        let seen = tokio::time::timeout(Duration::from_secs(30), seen);
+        let seen = tokio::time::timeout(LIMIT, seen);
         seen.await.expect("nothing like it in the log");
     }
 

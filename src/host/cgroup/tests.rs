@@ -3,7 +3,8 @@ use crate::host::command::Command;
 use crate::host::namespace::tests::with_private_mounts;
 use nix::mount::MsFlags;
 use std::ffi::OsString;
-use std::process::{Child, Command as Process};
+use std::io::{Read, Write};
+use std::process::{Child, Command as Process, Stdio};
 
 fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
     MountPoint {
@@ -336,4 +337,64 @@ fn absent_is_empty(layout: &str) {
     assert_eq!(cgroups.oom_kills(&scratch.top).unwrap(), 0);
     cgroups.remove(&scratch.top).unwrap();
     cgroups.release("a", &scratch.pod("/x")).unwrap();
+}
+
+#[test]
+fn what_an_exec_started_is_ended_or_given_back() {
+    on_both(ended_or_given_back);
+}
+
+fn ended_or_given_back(layout: &str) {
+    let mut scratch = Scratch::new(&format!("sub-{layout}"));
+    let pod = scratch.pod("");
+    scratch.cgroups.make("a", &pod, &Limits::default()).unwrap();
+    let beside = scratch.process(pod.path());
+    let container = scratch.cgroups.folder("freezer", pod.path()).unwrap();
+    let folder = container.join("exec-1");
+    let listed = |folder: &Path| fs::read_to_string(folder.join("cgroup.procs")).unwrap();
+
+    // One that forks into a new session and dies, again and again, and others that got away.
+    let dir = tempfile::tempdir().unwrap();
+    let comet = dir.path().join("comet");
+    fs::write(&comet, format!("setsid sh {} &", comet.display())).unwrap();
+    let family = format!(
+        "read go; setsid sleep 60 & (setsid sh -c 'sleep 60 & sleep 60' &); setsid sh {} & echo; wait",
+        comet.display()
+    );
+    let sub = SubCgroup::make(&folder).unwrap();
+    let mut shell = Process::new("sh")
+        .args(["-c", &family])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    write(&folder.join("cgroup.procs"), &shell.id().to_string()).unwrap();
+    shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let mut line = [0];
+    shell
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut line)
+        .unwrap();
+    while listed(&folder).lines().count() < 5 {
+        std::thread::yield_now();
+    }
+    assert!(sub.kill(Duration::from_secs(30)).unwrap());
+    assert_eq!(listed(&folder), "");
+    assert!(!shell.wait().unwrap().success());
+    assert!(sub.give_back().unwrap() && !folder.exists());
+    let beside = PidFd::open(beside).unwrap();
+    assert!(!beside.has_exited().unwrap(), "another was killed");
+
+    // Who stays is the container's again.
+    let sub = SubCgroup::make(&folder).unwrap();
+    let stays = Process::new("sleep").arg("60").spawn().unwrap();
+    let pid = stays.id().to_string();
+    scratch.children.push(stays);
+    write(&folder.join("cgroup.procs"), &pid).unwrap();
+    assert!(sub.give_back().unwrap() && !folder.exists());
+    assert!(listed(&container).lines().any(|l| l == pid));
+    assert!(sub.kill(Duration::ZERO).unwrap(), "nobody is left to kill");
+    drop(scratch);
 }

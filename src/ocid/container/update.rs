@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::resources::Resources;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::state::record::Phase;
 
 /// Gives a container new limits; what `update` does not say stays as it is. The limits of the record
@@ -46,7 +47,9 @@ pub async fn update(daemon: &Arc<Daemon>, id: &str, update: Resources) -> Result
                 .update(&record.id, &limits)
                 .await
                 .map_err(Error::from)?;
+            failpoint::pass(Point::UpdateApplied).await?;
             container.change(|r| r.config.resources = resources)?;
+            failpoint::pass(Point::UpdateNoted).await?;
             tracing::info!(container = %record.id, "container has new limits");
             container.commit().await
         })

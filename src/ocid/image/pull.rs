@@ -131,7 +131,7 @@ async fn pull(
             auth,
             progress,
         };
-        match pull.from_anywhere().await {
+        match pull.pull_anywhere().await {
             Ok(image) => return Ok(image),
             Err(e) if !e.may_differ_elsewhere() => return Err(e),
             Err(e) => failure = Some(e),
@@ -151,14 +151,14 @@ struct Pull<'a> {
 
 impl Pull<'_> {
     /// From its mirrors, or its own registry.
-    async fn from_anywhere(&self) -> Result<Arc<Image>, ImageError> {
+    async fn pull_anywhere(&self) -> Result<Arc<Image>, ImageError> {
         let options = &self.store.options;
         policy::check(&options.policy, options.policy_required, &self.reference)?;
         let mut sources = self.registries.sources(&self.reference)?;
         let own = sources.pop();
         let mut failed = Vec::new();
         for mirror in &sources {
-            match self.from(mirror, false).await {
+            match self.pull_from(mirror, false).await {
                 Err(e) if e.may_differ_elsewhere() => {
                     tracing::debug!(mirror = %mirror.reference, error = %chain(&e), "not from here");
                     failed.push(chain(&e));
@@ -169,7 +169,7 @@ impl Pull<'_> {
         let Some(own) = own else {
             return Err(ImageError::Interrupted(self.reference.to_string()));
         };
-        self.from(&own, true).await.map_err(|error| {
+        self.pull_from(&own, true).await.map_err(|error| {
             if failed.is_empty() || !error.may_differ_elsewhere() {
                 return error;
             }
@@ -180,7 +180,7 @@ impl Pull<'_> {
         })
     }
 
-    async fn from(&self, source: &Source, last: bool) -> Result<Arc<Image>, ImageError> {
+    async fn pull_from(&self, source: &Source, last: bool) -> Result<Arc<Image>, ImageError> {
         let image = self.reference.to_string();
         let resolved = async {
             let (repository, fetched) = self.open(source, last).await?;

@@ -23,6 +23,8 @@ pub struct Image {
     pub repo_tags: Vec<String>,
     /// `REGISTRY/REPOSITORY@DIGEST`, of the manifest and of the index it was found in.
     pub repo_digests: Vec<String>,
+    /// Those of them that were asked for: each a name as a tag is one.
+    pub asked_digests: Vec<String>,
     /// Bytes of its unpacked layers' archives and of its configuration, as CRI-O counts.
     pub size: u64,
     pub config: ImageConfiguration,
@@ -45,6 +47,11 @@ impl Image {
             Err(_) if user.is_empty() => ImageUser::None,
             Err(_) => ImageUser::Name(user.to_owned()),
         }
+    }
+
+    /// Is there no name left to find it by but its id?
+    pub fn is_nameless(&self) -> bool {
+        self.repo_tags.is_empty() && self.asked_digests.is_empty()
     }
 
     /// Any one reference, for messages.
@@ -73,6 +80,8 @@ pub struct Record {
     pub size: u64,
     pub repo_tags: Vec<String>,
     pub repo_digests: Vec<String>,
+    #[serde(default)]
+    pub asked_digests: Vec<String>,
     pub pulled_at: i64,
 }
 
@@ -86,6 +95,7 @@ impl Record {
             size,
             repo_tags: Vec::new(),
             repo_digests: Vec::new(),
+            asked_digests: Vec::new(),
             pulled_at: 0,
         }
     }
@@ -115,6 +125,7 @@ impl Record {
             id: self.id.to_string(),
             repo_tags: self.repo_tags.clone(),
             repo_digests: self.repo_digests.clone(),
+            asked_digests: self.asked_digests.clone(),
             size: self.size,
             config,
             layers: self.layers.clone(),

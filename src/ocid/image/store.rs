@@ -124,7 +124,8 @@ impl ImageStore {
         images
     }
 
-    /// Removes a name, and with its last name the image; by id the image with all its names. An
+    /// Removes a name, and with its last name the image; by id the image with all its names. As in
+    /// CRI-O a digest is a name where it was pulled by, and a mere property else, which stays. An
     /// unknown one is no error. Layers that neither an image nor a container needs go as well.
     /// Blocks for as long as deleting their files takes.
     pub fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
@@ -140,11 +141,11 @@ impl ImageStore {
                 Found::Id => true,
                 Found::Tag(name) => {
                     image.repo_tags.retain(|t| *t != name);
-                    image.repo_tags.is_empty()
+                    image.is_nameless()
                 }
                 Found::Digest(name) => {
-                    image.repo_digests.retain(|d| *d != name);
-                    image.repo_digests.is_empty() && image.repo_tags.is_empty()
+                    image.asked_digests.retain(|d| *d != name);
+                    image.is_nameless()
                 }
             };
             if gone {
@@ -368,12 +369,17 @@ impl Inner {
         if let Some(present) = present {
             record.repo_tags = present.repo_tags.clone();
             record.repo_digests = present.repo_digests.clone();
+            record.asked_digests = present.asked_digests.clone();
         }
         let tag = reference.tagged();
         push_new(&mut record.repo_tags, tag.clone());
         for digest in digests {
             let name = format!("{}@{digest}", reference.name());
             push_new(&mut record.repo_digests, Some(name));
+        }
+        if let Some(digest) = &reference.digest {
+            let name = format!("{}@{digest}", reference.name());
+            push_new(&mut record.asked_digests, Some(name));
         }
         record.pulled_at = crate::host::clock::now_ns();
         let pinned = self.options.pins(&record);
@@ -409,6 +415,7 @@ impl Inner {
         let mut record = Record::read(&path)?;
         record.repo_tags = image.repo_tags.clone();
         record.repo_digests = image.repo_digests.clone();
+        record.asked_digests = image.asked_digests.clone();
         write_record(&path, &record)?;
         image.pinned = self.options.pins(&record);
         self.index()

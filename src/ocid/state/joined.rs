@@ -53,6 +53,8 @@ impl Joined {
             }
         };
         let answer = running.await;
+        // The news that the client has left may be waiting for its turn.
+        tokio::task::yield_now().await;
         // Reached only by a caller that is still there: it takes the answer along.
         if let Ok(id) = &answer {
             self.forget(id);

@@ -162,7 +162,7 @@ fn alias(name: &str, full: &str) -> Result<(String, Option<Named>), String> {
         let named = Named::parse(text).ok();
         named.filter(|n| n.tag.is_none() && n.digest.is_none())
     };
-    if !bare(name).is_some_and(|n| n.registry.is_none()) {
+    if bare(name).is_none_or(|n| n.registry.is_some()) {
         let problem = "is not a name without registry, tag and digest";
         return Err(format!("`aliases`: `{name}` {problem}"));
     }

@@ -15,7 +15,10 @@ pub async fn reopen_container_log(
 ) -> Result<ReopenContainerLogResponse> {
     let id = &request.container_id;
     daemon.containers.check("container_id", id)?;
-    let record = daemon.containers.expect(id)?.now();
+    let container = daemon.containers.expect(id)?;
+    // One at a time: a monitor has few ears.
+    let _gate = container.gate().await;
+    let record = container.now();
     if record.phase != Phase::Running {
         return Err(Arc::new(Error::State {
             what: "container",

@@ -13,8 +13,10 @@ pub async fn update_container_resources(
     daemon: &Arc<Daemon>,
     request: UpdateContainerResourcesRequest,
 ) -> Result<UpdateContainerResourcesResponse> {
+    let id = &request.container_id;
+    daemon.containers.check("container_id", id)?;
     let resources =
         Resources::parse("linux", request.linux.unwrap_or_default()).map_err(Error::from)?;
-    update::update(daemon, &request.container_id, resources).await?;
+    update::update(daemon, id, resources).await?;
     Ok(UpdateContainerResourcesResponse {})
 }

@@ -61,7 +61,6 @@ pub fn run(root: OwnedFd, plain: &mut Plain, limits: Limits) -> Result<Tally, La
         }
         writer.entry(&mut archive, &header)?;
     }
-    drop(archive);
     plain.drain().map_err(|e| Arc::new(TarError::Read(e)))?;
     writer.finish_folders()?;
     Ok(writer.tally)

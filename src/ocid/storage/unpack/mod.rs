@@ -110,6 +110,13 @@ pub fn unpack(
     expected: &Expected,
     limits: Limits,
 ) -> Result<Unpacked, LayerError> {
+    // What inflates to nothing is met by no other limit.
+    if expected.size > limits.bytes {
+        return Err(LayerError::Limit {
+            limit: limits.bytes,
+            unit: "bytes",
+        });
+    }
     let (plain_out, plain_in) = sync_channel(QUEUE);
     let (hashed_out, hashed_in) = sync_channel(QUEUE);
     let (spare_out, spare_in) = sync_channel(2 * QUEUE + 4);

@@ -1,5 +1,6 @@
 //! Good archives with random damage, the same in every run: whatever a stranger sends, the reader ends
-//! with an entry or an error, and nothing is written outside the layer's folder.
+//! with an entry or an error, and nothing is written outside the layer's folder. `LAYER_SEED=N` makes other
+//! damage, `LAYER_SECONDS=N` more of it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,13 +15,33 @@ const SEED: u64 = 0x5eed_0f1a_7e45;
 const READ: u32 = 20_000;
 const UNPACKED: u32 = 1_500;
 const FEWEST: u32 = 100;
-const TIME: Duration = Duration::from_secs(4);
+const SECONDS: u64 = 4;
 const BLOCK: usize = 512;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Numbers of damaged archives: up to `most`, or as many as the time asked for allows.
+fn rounds(most: u32) -> impl Iterator<Item = u32> {
+    let asked = setting("LAYER_SECONDS");
+    let (start, time) = (
+        Instant::now(),
+        Duration::from_secs(asked.unwrap_or(SECONDS)),
+    );
+    let most = if asked.is_some() { u32::MAX } else { most };
+    (0..most).take_while(move |round| *round < FEWEST || start.elapsed() < time)
+}
 
 /// xorshift64.
 struct Random(u64);
 
 impl Random {
+    fn new() -> Self {
+        // A zero would stay one.
+        Self(setting("LAYER_SEED").unwrap_or(SEED).max(1))
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -223,13 +244,9 @@ fn damage(random: &mut Random, good: &[Vec<u8>], names: &[String]) -> Vec<u8> {
 #[test]
 fn the_reader_ends_with_an_entry_or_an_error() {
     let (good, names) = (good("/nowhere"), names("/nowhere"));
-    let mut random = Random(SEED);
-    let start = Instant::now();
+    let mut random = Random::new();
     let (mut whole, mut refused) = (0, 0);
-    for round in 0..READ {
-        if round >= FEWEST && start.elapsed() > TIME {
-            break;
-        }
+    for round in rounds(READ) {
         let bytes = damage(&mut random, &good, &names);
         let input = io::BufReader::with_capacity(1 + random.below(700), bytes.as_slice());
         let mut reader = Reader::new(input);
@@ -274,13 +291,9 @@ fn nothing_is_written_outside_the_layer() {
         bytes: 4 << 20,
         entries: 500,
     };
-    let mut random = Random(SEED ^ 1);
-    let start = Instant::now();
+    let mut random = Random::new();
     let (mut whole, mut refused) = (0, 0);
-    for round in 0..UNPACKED {
-        if round >= FEWEST && start.elapsed() > TIME {
-            break;
-        }
+    for round in rounds(UNPACKED) {
         let archive = damage(&mut random, &good, &names);
         let blob = match random.below(4) {
             0 => gzip(&archive),

@@ -174,6 +174,14 @@ fn bombs_by_size_and_count_are_stopped() {
         done.result,
         Err(LayerError::Limit { unit: "bytes", .. })
     ));
+    // Compressed, and nothing in it: no bytes come out that could be counted.
+    let nothing = gzip(b"").repeat(60_000);
+    assert!(nothing.len() > 1 << 20);
+    let done = unpack_as(&nothing, &expected(&nothing, b""), limits);
+    assert!(matches!(
+        done.result,
+        Err(LayerError::Limit { unit: "bytes", .. })
+    ));
     let mut many = Archive::new();
     for n in 0..101 {
         many = many.file(&format!("f{n}"), b"");

@@ -1,0 +1,28 @@
+//! Two loops over the real daemon on a throwaway machine: pods that come and go, and clients who call at random.
+//! A short run is part of the test command; `tests/soak/run` does the long ones.
+//!
+//! - `OCID_SOAK_PODS`: how many pods are started and removed (20).
+//! - `OCID_SOAK_SECONDS`: how long the clients call (60).
+//! - `OCID_SOAK_CLIENTS`: how many they are (20).
+//! - `OCID_SOAK_SEED`: where their numbers begin; printed, else of the clock.
+
+#[path = "../node/support/mod.rs"]
+mod support;
+#[allow(dead_code)]
+#[path = "../cri/world.rs"]
+mod world;
+
+mod clients;
+mod figures;
+mod model;
+mod pods;
+
+/// A whole number from the environment.
+fn setting(name: &str, otherwise: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("`{name}` is `{text}`, not a number")),
+        Err(_) => otherwise,
+    }
+}
