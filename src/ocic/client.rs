@@ -25,12 +25,13 @@ use crate::cri::v1::{
     ContainerStatusResponse, CreateContainerRequest, ExecRequest, ExecSyncRequest,
     ExecSyncResponse, Image, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
     ImageStatusRequest, ImageStatusResponse, LinuxContainerResources, ListContainersRequest,
-    ListImagesRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest, PullImageRequest,
-    RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
-    RunPodSandboxRequest, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
-    StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest,
-    UpdateContainerResourcesRequest, VersionRequest, VersionResponse,
+    ListImagesRequest, ListPodSandboxRequest, NetworkConfig, PodSandbox, PodSandboxConfig,
+    PodSandboxFilter, PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest,
+    PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
+    ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfig, RuntimeConfigRequest,
+    RuntimeConfigResponse, StartContainerRequest, StatusRequest, StatusResponse,
+    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    UpdatePodSandboxResourcesRequest, UpdateRuntimeConfigRequest, VersionRequest, VersionResponse,
 };
 
 pub use error::ClientError;
@@ -246,6 +247,38 @@ impl Client {
         let mut to = self.runtime();
         let call = to.update_container_resources(request);
         within("UpdateContainerResources", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    /// New limits for a pod as a whole.
+    pub async fn update_pod_sandbox_resources(
+        &self,
+        id: &str,
+        overhead: Option<LinuxContainerResources>,
+        resources: Option<LinuxContainerResources>,
+    ) -> Answer<()> {
+        let request = UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: id.to_owned(),
+            overhead,
+            resources,
+        };
+        let mut to = self.runtime();
+        let call = to.update_pod_sandbox_resources(request);
+        within("UpdatePodSandboxResources", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    /// Tells the node's pod subnets: one, or one of each family with a comma between them.
+    pub async fn update_runtime_config(&self, pod_cidr: &str) -> Answer<()> {
+        let network_config = Some(NetworkConfig {
+            pod_cidr: pod_cidr.to_owned(),
+        });
+        let request = UpdateRuntimeConfigRequest {
+            runtime_config: Some(RuntimeConfig { network_config }),
+        };
+        let mut to = self.runtime();
+        let call = to.update_runtime_config(request);
+        within("UpdateRuntimeConfig", Some(self.limit), call).await?;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use toml::{Table, Value};
 
 use super::duration;
 use super::image::ShortNames;
+use super::stats::metrics::Group;
 use crate::host::fs::read_capped;
 
 /// Where the daemon looks when it is told nothing.
@@ -44,6 +45,7 @@ pub struct Crio {
     pub runtime: Runtime,
     pub image: Image,
     pub network: Network,
+    pub stats: Stats,
     pub metrics: Metrics,
 }
 
@@ -157,6 +159,14 @@ pub struct Network {
     pub cni_default_network: Option<String>,
 }
 
+/// `[crio.stats]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// What ListPodSandboxMetrics gives; by default only when a container was last seen, as with CRI-O.
+    pub included_pod_metrics: Vec<Group>,
+}
+
 /// `[crio.metrics]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -190,6 +200,7 @@ impl Default for Crio {
             runtime: Runtime::default(),
             image: Image::default(),
             network: Network::default(),
+            stats: Stats::default(),
             metrics: Metrics::default(),
         }
     }
@@ -545,6 +556,10 @@ mod tests {
             (
                 "[crio.runtime]\ndefault_runtime = \"x\"\n[crio.runtime.runtimes.runc]",
                 "default_runtime",
+            ),
+            (
+                "[crio.stats]\nincluded_pod_metrics = [\"cpu\", \"weather\"]",
+                "ocid.conf",
             ),
             ("[crio", "ocid.conf"),
         ] {

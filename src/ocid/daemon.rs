@@ -21,10 +21,12 @@ use super::field::FieldError;
 use super::image::{ImageOptions, ImageStore};
 use super::metrics::Metrics;
 use super::network::Network;
+use super::network::subnets::Subnets;
 use super::runtime::Runtime;
 use super::sandbox::Sandbox;
 use super::state::joined::Joined;
 use super::state::table::Table;
+use super::stats::Stats;
 use super::streaming::Streaming;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
 use crate::host::idmap;
@@ -34,6 +36,7 @@ pub struct Daemon {
     pub config: Config,
     pub images: ImageStore,
     pub network: Network,
+    pub subnets: Subnets,
     pub handlers: BTreeMap<String, Handler>,
     pub defaults: Defaults,
     pub default_sysctls: Vec<(String, String)>,
@@ -44,6 +47,7 @@ pub struct Daemon {
     pub joined: Joined,
     pub streaming: Streaming,
     pub events: Events,
+    pub stats: Stats,
     pub metrics: Metrics,
     /// Cancelled when the daemon is told to stop: what would go on for ever ends.
     pub stopping: CancellationToken,
@@ -147,6 +151,7 @@ impl Daemon {
             images,
             network: Network::new(&crio.network.network_dir, crio.network.plugin_dirs.clone())
                 .with_default_network(crio.network.cni_default_network.clone()),
+            subnets: Subnets::open(&crio.root),
             handlers,
             defaults: defaults(&crio.runtime)?,
             default_sysctls: pairs(&crio.runtime.default_sysctls),
@@ -157,6 +162,7 @@ impl Daemon {
             joined: Joined::default(),
             streaming: Streaming::default(),
             events: Events::default(),
+            stats: Stats::new(&crio.stats.included_pod_metrics),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

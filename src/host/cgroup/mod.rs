@@ -10,6 +10,7 @@ mod limits;
 mod parent;
 mod slices;
 mod sub;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,6 +29,10 @@ pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
 use slices::Slices;
 pub use sub::SubCgroup;
+pub use usage::{
+    CpuTime, DeviceIo, HugePages, Memory, MemoryExtremes, MemoryStat, Pressure, Psi, Stall, Swap,
+    Tasks,
+};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.
@@ -146,6 +151,23 @@ impl Cgroups {
             });
         }
         holders.insert(id.to_owned(), pod.path().to_owned());
+        Ok(())
+    }
+
+    /// Gives a pod's cgroup new limits where it is of our making; else whoever made it limits it. What
+    /// is `None` stays. Blocks.
+    pub fn update(&self, pod: &PodCgroup, limits: &Limits) -> io::Result<()> {
+        // It stays while we write.
+        let _holders = self.holders();
+        if pod.driver() == Driver::Systemd {
+            return Ok(());
+        }
+        for hierarchy in &self.hierarchies {
+            let folder = below(hierarchy, pod.path());
+            if is_marked(&folder) {
+                limits.apply(self.version, &hierarchy.controllers, &folder)?;
+            }
+        }
         Ok(())
     }
 

@@ -196,6 +196,25 @@ pub fn run_in<T: Send>(netns: &Path, f: impl FnOnce() -> T + Send) -> io::Result
     .and_then(|done| done)
 }
 
+/// As [`run_in`] in many network namespaces, one after the other on a single thread, which spares a thread each.
+/// An error is that namespace's own.
+pub fn run_in_each<T: Send>(
+    netns: &[PathBuf],
+    f: impl Fn() -> T + Send + Sync,
+) -> io::Result<Vec<io::Result<T>>> {
+    on_a_thread("netns", || {
+        let run = |path: &PathBuf| {
+            let shown = path.display();
+            let file =
+                File::open(path).map_err(during(format_args!("open namespace `{shown}`")))?;
+            setns(&file, CloneFlags::CLONE_NEWNET)
+                .map_err(during(format_args!("enter network namespace `{shown}`")))?;
+            Ok(f())
+        };
+        netns.iter().map(run).collect()
+    })
+}
+
 /// Is this path a pinned namespace? `false` where it is gone or an ordinary file, as a pin is after
 /// a reboot where `/run` is on disk.
 pub fn is_pinned(path: &Path) -> io::Result<bool> {

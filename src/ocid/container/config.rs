@@ -384,10 +384,12 @@ impl ContainerSecurity {
         self.namespaces.as_ref().unwrap_or(pod)
     }
 
-    /// The container whose PID namespace is to be joined.
-    pub fn pid_target(&self) -> Option<&str> {
+    /// The container whose namespaces, of one kind or several, are to be joined.
+    pub fn target(&self) -> Option<&str> {
         let options = self.namespaces.as_ref()?;
-        (options.pid == NamespaceMode::Target).then_some(options.target_id.as_str())
+        let modes = [options.network, options.pid, options.ipc];
+        let targets = modes.contains(&NamespaceMode::Target);
+        targets.then_some(options.target_id.as_str())
     }
 }
 

@@ -278,12 +278,12 @@ fn build_spec(
     Ok(spec::build(&inputs)?)
 }
 
-/// The process whose PID namespace the container joins, in mode TARGET.
+/// The process whose namespaces the container joins, in mode TARGET.
 fn target_pid(
     daemon: &Daemon,
     record: &ContainerRecord,
 ) -> std::result::Result<Option<i32>, Error> {
-    let Some(id) = record.config.security.pid_target() else {
+    let Some(id) = record.config.security.target() else {
         return Ok(None);
     };
     let target = daemon.containers.get(id).map(|container| container.now());

@@ -26,10 +26,11 @@ use super::selinux::{self, Labels};
 use super::signal::Signal;
 use super::user::{self, ResolvedUser};
 use crate::host::fs::read_capped;
-use crate::host::namespace::IdMaps;
+use crate::host::namespace::{IdMaps, Kind};
 use crate::host::rooted::Rooted;
 use crate::ocid::field::FieldError;
-use crate::ocid::sandbox::config::SandboxConfig;
+use crate::ocid::sandbox::config::{NamespaceMode, SandboxConfig};
+use crate::ocid::sandbox::sysctl;
 
 /// The version of the specification that every runtime in use reads.
 const OCI_VERSION: &str = "1.0.2";
@@ -184,7 +185,7 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
 
     let mut linux = Linux::default();
     linux
-        .set_sysctl(None)
+        .set_sysctl(sysctls(inputs))
         .set_resources(Some(resources))
         .set_cgroups_path(Some(sandbox.cgroups_path.clone().into()))
         .set_namespaces(Some(namespaces::of(inputs)?))
@@ -273,6 +274,19 @@ fn owner(maps: Option<&IdMaps>, user: &ResolvedUser) -> Result<Owner, SpecError>
         root: maps.owner(0, 0),
         user: known,
     })
+}
+
+/// Of the pod's parameters those of namespaces that only the container has.
+fn sysctls(inputs: &SpecInputs<'_>) -> Option<HashMap<String, String>> {
+    let pod = inputs.sandbox.config;
+    let options = inputs.config.security.namespaces(&pod.namespaces);
+    let kinds = [(Kind::Net, options.network), (Kind::Ipc, options.ipc)];
+    let new = kinds
+        .iter()
+        .filter(|(_, mode)| *mode == NamespaceMode::Container);
+    let new: Vec<Kind> = new.map(|(kind, _)| *kind).collect();
+    let sysctls = sysctl::of_container(pod, &new);
+    (!sysctls.is_empty()).then(|| sysctls.into_iter().collect())
 }
 
 /// Folders in the container's root; volumes belong to whom the container runs as.

@@ -14,6 +14,7 @@ mod folder;
 mod pod;
 mod result;
 mod stray;
+pub mod subnets;
 
 use std::ffi::OsString;
 use std::net::IpAddr;

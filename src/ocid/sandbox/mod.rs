@@ -10,6 +10,7 @@ pub mod run;
 pub mod stop;
 pub mod sysctl;
 pub mod teardown;
+pub mod update;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ impl SandboxRecord {
             .get(SELFTEST)
             .is_some_and(|v| v == "true");
         PodNetwork {
+            cidrs: daemon.subnets.now(),
             // A fixed place, so that no pod can name a folder of its own.
             conf: selftest.then(|| daemon.runroot().join("selftest/net.d")),
             ..PodNetwork::new(
@@ -74,10 +76,10 @@ impl SandboxRecord {
     /// Pinned namespaces, for those kinds that the pod's containers share.
     pub fn pinned(&self, daemon: &Daemon) -> Pinned {
         let (folder, modes) = (daemon.namespaces(&self.id), &self.config.namespaces);
-        let own_network = modes.network == NamespaceMode::Pod;
+        let own_name = modes.network != NamespaceMode::Node;
         Pinned {
-            net: own_network.then(|| folder.join("net")),
-            uts: own_network.then(|| folder.join("uts")),
+            net: self.config.has_own_network().then(|| folder.join("net")),
+            uts: own_name.then(|| folder.join("uts")),
             ipc: (modes.ipc == NamespaceMode::Pod).then(|| folder.join("ipc")),
             user: modes.userns.as_ref().map(|_| folder.join("user")),
             pid: self

@@ -152,7 +152,8 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
     let wanted = Wanted {
         net: own_network,
         ipc: modes.ipc == NamespaceMode::Pod,
-        uts: own_network.then(|| hostname.to_owned()),
+        // Containers with a network of their own each share the pod's name.
+        uts: (modes.network != NamespaceMode::Node).then(|| hostname.to_owned()),
         sysctls: sysctl::effective(&record.config, &daemon.default_sysctls)
             .into_iter()
             .collect(),
@@ -181,13 +182,17 @@ fn nobody(userns: &UserNamespace) -> Option<(u32, u32)> {
 
 /// What the pod as a whole may use: its resources and what it costs itself. Only for a cgroup of our
 /// making; kubelet makes and limits its own.
-fn limits(config: &SandboxConfig) -> Limits {
+pub(super) fn limits(config: &SandboxConfig) -> Limits {
     let parts = || config.resources.iter().chain(&config.overhead);
+    // Nothing and unlimited is unlimited.
     let sum = |get: fn(&Resources) -> i64| {
-        parts()
-            .map(get)
-            .filter(|value| *value > 0)
-            .reduce(i64::saturating_add)
+        parts().map(get).filter(|value| *value != 0).reduce(|a, b| {
+            if a < 0 || b < 0 {
+                -1
+            } else {
+                a.saturating_add(b)
+            }
+        })
     };
     Limits {
         memory: sum(|r| r.memory_limit),

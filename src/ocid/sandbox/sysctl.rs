@@ -49,6 +49,26 @@ fn is_own(owner: Kind, namespaces: &NamespaceOptions) -> bool {
     }
 }
 
+/// Is the namespace each container's own, and so not there before the container?
+fn is_containers(owner: Kind, namespaces: &NamespaceOptions) -> bool {
+    match owner {
+        Kind::Net => namespaces.network == NamespaceMode::Container,
+        Kind::Ipc => namespaces.ipc == NamespaceMode::Container,
+        Kind::Uts | Kind::Pid | Kind::User => false,
+    }
+}
+
+/// The parameters that a container sets in namespaces of its own, by the kinds that it makes anew: those
+/// of a pod that has no such namespace to share.
+pub fn of_container(config: &SandboxConfig, new: &[Kind]) -> BTreeMap<String, String> {
+    let set = |name: &str| {
+        owner(name).is_some_and(|o| new.contains(&o) && is_containers(o, &config.namespaces))
+    };
+    let all = config.sysctls.iter().filter(|(name, _)| set(name));
+    all.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// Reads a pod's parameters and refuses those that would change the machine.
 pub(super) fn parse(
     field: &str,
@@ -87,6 +107,7 @@ pub fn effective(
         }
     }
     all.extend(config.sysctls.clone());
+    all.retain(|name, _| owner(name).is_some_and(|o| !is_containers(o, &config.namespaces)));
     all
 }
 
@@ -145,6 +166,20 @@ mod tests {
         let e = one("kernel.panic", "1", false).unwrap_err().to_string();
         assert_eq!(e, "`s[kernel.panic]` is not a parameter of a namespace");
         assert!(one("net.ipv4.ip_forward", "1\n2", false).is_err());
+    }
+
+    #[test]
+    fn those_of_containers_wait_for_them() {
+        let mut config = SandboxConfig::default();
+        config.namespaces.ipc = NamespaceMode::Container;
+        for name in ["kernel.shmmax", "net.core.somaxconn"] {
+            config.sysctls.insert(name.to_owned(), "1".to_owned());
+        }
+        let names = |map: BTreeMap<String, String>| map.into_keys().collect::<Vec<_>>();
+        assert_eq!(names(effective(&config, &[])), ["net.core.somaxconn"]);
+        let new = [Kind::Net, Kind::Ipc];
+        assert_eq!(names(of_container(&config, &new)), ["kernel.shmmax"]);
+        assert!(of_container(&config, &[Kind::Net]).is_empty());
     }
 
     #[test]

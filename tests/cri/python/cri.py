@@ -324,6 +324,12 @@ class Suite(unittest.TestCase):
         self.assertNotIn(name, [container.metadata.name for container in there])
         return message
 
+    def lose_the_answer(self, call, **fields):
+        """Gives up on a call before it can have been answered; how far the daemon came is open."""
+        with self.assertRaises(grpc.RpcError) as caught:
+            call(deadline=0.004, **fields)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+
     # Files on the node.
 
     def folder(self, **files):

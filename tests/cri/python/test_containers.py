@@ -6,7 +6,7 @@ import uuid
 import grpc
 from grpc import StatusCode
 
-from cri import LIMIT, Suite, pb, pending
+from cri import LIMIT, Suite, pb
 
 
 class Life(Suite):
@@ -121,12 +121,34 @@ class Life(Suite):
         self.assertIn("/no/such/program", caught.exception.details())
         self.assertIn("no such file", caught.exception.details().lower())
 
-    @pending("repeated creation")
-    def test_a_repeat_finds_the_first_container(self):
+    def named(self):
+        """A request and what the pod has of its name."""
         config = pb.ContainerConfig(**self.container_fields(["true"]))
         fields = {"pod_sandbox_id": self.one.id, "config": config, "sandbox_config": self.one.config}
+
+        def listed():
+            there = self.cri.ListContainers(filter={"pod_sandbox_id": self.one.id}).containers
+            return [one.id for one in there if one.metadata.name == config.metadata.name]
+
+        return fields, listed
+
+    def test_a_repeat_after_a_lost_answer_finds_the_first_container(self):
+        fields, listed = self.named()
+        self.lose_the_answer(self.cri.CreateContainer, **fields)
+        id = self.cri.CreateContainer(**fields).container_id
+        self.assertEqual(listed(), [id])
+        self.cri.StartContainer(container_id=id)
+
+    def test_a_name_is_one_container_s(self):
+        # As with pods: the one that has it, or a refusal that names that one.
+        fields, listed = self.named()
         first = self.cri.CreateContainer(**fields).container_id
-        self.assertEqual(self.cri.CreateContainer(**fields).container_id, first)
+        try:
+            self.assertEqual(self.cri.CreateContainer(**fields).container_id, first)
+        except grpc.RpcError as error:
+            self.assertEqual(error.code(), StatusCode.ALREADY_EXISTS)
+            self.assertIn(first, error.details())
+        self.assertEqual(listed(), [first])
 
     def test_attempts_are_containers_of_their_own(self):
         name = "again-" + uuid.uuid4().hex[:8]

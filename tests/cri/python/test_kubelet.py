@@ -167,9 +167,9 @@ class Kubelet(Suite):
         self.assertEqual(self.exec(second, "cat", "/proc/1/oom_score_adj"), "1000")
 
         # Probes and hooks.
-        self.assertEqual(self.attempt(second, "cat", "/tmp/healthy", timeout=5)[0], 1)
+        self.assertEqual(self.attempt(second, "cat", "/tmp/healthy", timeout=LIMIT)[0], 1)
         self.exec(second, "touch", "/tmp/healthy")
-        self.assertEqual(self.attempt(second, "cat", "/tmp/healthy", timeout=5)[0], 0)
+        self.assertEqual(self.attempt(second, "cat", "/tmp/healthy", timeout=LIMIT)[0], 0)
 
         # killPod: each container with its grace, then the sandbox; StopPodSandbox may come again.
         for id in (second, sidecar):

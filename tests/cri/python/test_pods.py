@@ -4,9 +4,10 @@ import os
 import time
 import uuid
 
+import grpc
 from grpc import StatusCode
 
-from cri import CONTAINER_NAME, POD_UID, Suite, cgroups_of, drop_cgroups, namespaces, pb, pending, read
+from cri import CONTAINER_NAME, POD_UID, Suite, cgroups_of, drop_cgroups, namespaces, pb, read
 
 
 class Life(Suite):
@@ -38,12 +39,25 @@ class Life(Suite):
         options = self.pod_status(pod.id).linux.namespaces.options
         self.assertEqual((options.network, options.pid, options.ipc), (pb.NODE, pb.POD, pb.POD))
 
-    @pending("repeated creation")
-    def test_a_repeat_finds_the_first_pod(self):
-        # What kubelet does when an answer was lost.
+    def test_a_repeat_after_a_lost_answer_finds_the_first_pod(self):
+        config = pb.PodSandboxConfig(**self.pod_fields())
+        self.lose_the_answer(self.cri.RunPodSandbox, config=config)
+        id = self.cri.RunPodSandbox(config=config).pod_sandbox_id
+        self.addCleanup(self.cri.RemovePodSandbox, pod_sandbox_id=id)
+        self.assertEqual(self.pod_status(id).state, pb.SANDBOX_READY)
+        selector = {"label_selector": {POD_UID: config.metadata.uid}}
+        self.assertEqual([one.id for one in self.cri.ListPodSandbox(filter=selector).items], [id])
+
+    def test_a_name_is_one_pod_s(self):
+        # CRI-O answers with the pod that has it; a refusal that names that pod is as clear.
         pod = self.pod()
-        again = self.cri.RunPodSandbox(config=pod.config).pod_sandbox_id
-        self.assertEqual(again, pod.id)
+        try:
+            self.assertEqual(self.cri.RunPodSandbox(config=pod.config).pod_sandbox_id, pod.id)
+        except grpc.RpcError as error:
+            self.assertEqual(error.code(), StatusCode.ALREADY_EXISTS)
+            self.assertIn(pod.id, error.details())
+        selector = {"label_selector": {POD_UID: pod.config.metadata.uid}}
+        self.assertEqual([one.id for one in self.cri.ListPodSandbox(filter=selector).items], [pod.id])
 
     def test_another_attempt_is_another_pod(self):
         pod = self.pod()

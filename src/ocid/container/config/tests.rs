@@ -173,7 +173,7 @@ fn the_target_of_a_debug_container() {
         ..Default::default()
     });
     let config = ContainerConfig::try_from(debug).unwrap();
-    assert_eq!(config.security.pid_target(), Some("abc"));
+    assert_eq!(config.security.target(), Some("abc"));
     let plain = ContainerConfig::try_from(asked()).unwrap();
-    assert_eq!(plain.security.pid_target(), None);
+    assert_eq!(plain.security.target(), None);
 }

@@ -1,5 +1,6 @@
 //! ImageFsInfo.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cri::v1::{
@@ -8,28 +9,42 @@ use crate::cri::v1::{
 use crate::host::clock::now_ns;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::Result;
+use crate::ocid::stats::{container, filesystem};
 
-/// Images and writable layers share one filesystem.
+/// What layers of images take, and what containers have written, those that have ended included. Both are
+/// known by one folder where they share a filesystem: kubelet takes two for two filesystems.
 pub async fn image_fs_info(
     daemon: &Arc<Daemon>,
     _: ImageFsInfoRequest,
 ) -> Result<ImageFsInfoResponse> {
-    let usage = {
+    let images = {
         let daemon = Arc::clone(daemon);
         blocking(move || Ok(daemon.images.usage())).await?
     };
-    let usage = FilesystemUsage {
-        timestamp: now_ns(),
-        fs_id: Some(FilesystemIdentifier {
-            mountpoint: usage.mountpoint.display().to_string(),
-        }),
-        used_bytes: Some(UInt64Value { value: usage.bytes }),
-        inodes_used: Some(UInt64Value {
-            value: usage.inodes,
-        }),
-    };
+    let at = now_ns();
+    let records = daemon.containers.all().into_iter().map(|one| one.now());
+    let written = container::written(daemon, &records.collect::<Vec<_>>()).await;
+    let sum = |get: fn(&crate::ocid::stats::Written) -> u64| written.values().map(get).sum();
+    // As old as the oldest of them.
+    let measured = written.values().map(|one| one.at).min().unwrap_or(at);
     Ok(ImageFsInfoResponse {
-        image_filesystems: vec![usage.clone()],
-        container_filesystems: vec![usage],
+        image_filesystems: vec![usage(at, &images.mountpoint, images.bytes, images.inodes)],
+        container_filesystems: vec![usage(
+            measured,
+            &filesystem(daemon),
+            sum(|one| one.bytes),
+            sum(|one| one.inodes),
+        )],
     })
+}
+
+fn usage(timestamp: i64, mountpoint: &Path, bytes: u64, inodes: u64) -> FilesystemUsage {
+    FilesystemUsage {
+        timestamp,
+        fs_id: Some(FilesystemIdentifier {
+            mountpoint: mountpoint.display().to_string(),
+        }),
+        used_bytes: Some(UInt64Value { value: bytes }),
+        inodes_used: Some(UInt64Value { value: inodes }),
+    }
 }

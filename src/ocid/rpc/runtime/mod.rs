@@ -1,13 +1,19 @@
 //! `runtime.v1.RuntimeService`.
 
 mod attach;
+mod container_stats;
 mod container_status;
 mod create_container;
 mod exec;
 mod exec_sync;
 mod get_container_events;
+mod list_container_stats;
 mod list_containers;
+mod list_metric_descriptors;
 mod list_pod_sandbox;
+mod list_pod_sandbox_metrics;
+mod list_pod_sandbox_stats;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod port_forward;
 mod remove_container;
@@ -20,6 +26,9 @@ mod status;
 mod stop_container;
 mod stop_pod_sandbox;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
+mod update_runtime_config;
+mod usage;
 mod version;
 
 use super::serve;
@@ -58,9 +67,26 @@ serve! {
         exec(ExecRequest) -> ExecResponse = exec::exec;
         attach(AttachRequest) -> AttachResponse = attach::attach;
         port_forward(PortForwardRequest) -> PortForwardResponse = port_forward::port_forward;
+        container_stats(ContainerStatsRequest) -> ContainerStatsResponse
+            = container_stats::container_stats;
+        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse
+            = list_container_stats::list_container_stats;
+        pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse
+            = pod_sandbox_stats::pod_sandbox_stats;
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse
+            = list_pod_sandbox_stats::list_pod_sandbox_stats;
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse
+            = list_metric_descriptors::list_metric_descriptors;
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse
+            = list_pod_sandbox_metrics::list_pod_sandbox_metrics;
         update_container_resources(UpdateContainerResourcesRequest)
             -> UpdateContainerResourcesResponse
             = update_container_resources::update_container_resources;
+        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
+            -> UpdatePodSandboxResourcesResponse
+            = update_pod_sandbox_resources::update_pod_sandbox_resources;
+        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse
+            = update_runtime_config::update_runtime_config;
 
         @stream
         get_container_events(GetEventsRequest)
@@ -72,25 +98,29 @@ serve! {
         stream_containers(StreamContainersRequest)
             -> StreamContainersStream<StreamContainersResponse>
             = list_containers::stream_containers;
+        stream_container_stats(StreamContainerStatsRequest)
+            -> StreamContainerStatsStream<StreamContainerStatsResponse>
+            = list_container_stats::stream_container_stats;
+        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest)
+            -> StreamPodSandboxStatsStream<StreamPodSandboxStatsResponse>
+            = list_pod_sandbox_stats::stream_pod_sandbox_stats;
+        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
+            -> StreamPodSandboxMetricsStream<StreamPodSandboxMetricsResponse>
+            = list_pod_sandbox_metrics::stream_pod_sandbox_metrics;
 
         @unimplemented
         container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
         list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
-        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
         checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
+        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
+        checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
             -> UpdatePodSandboxResourcesResponse;
 
         @unimplemented stream
-        stream_container_stats(StreamContainerStatsRequest)
-            -> StreamContainerStatsStream<StreamContainerStatsResponse>;
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest)
-            -> StreamPodSandboxStatsStream<StreamPodSandboxStatsResponse>;
-        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
-            -> StreamPodSandboxMetricsStream<StreamPodSandboxMetricsResponse>;
     }
 }

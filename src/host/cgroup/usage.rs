@@ -1,0 +1,500 @@
+//! What a cgroup uses, from the kernel's accounts (its documents `admin-guide/cgroup-v1` and
+//! `admin-guide/cgroup-v2.rst`, and `accounting/psi.rst`).
+//!
+//! Everything counts the cgroups below as well. A cgroup that is gone, and a controller or a file that the
+//! machine does not have, is `None`: nothing is known, which is not zero. One function per account, since each
+//! costs its files.
+
+mod v1;
+mod v2;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::{Cgroups, Version, below, is_gone};
+use crate::host::context::during;
+
+/// The kernel writes "no limit" as the largest number of whole pages.
+const UNLIMITED: u64 = 1 << 62;
+
+/// What processors spent, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    pub user: u64,
+    pub system: u64,
+    /// Enforcement periods that have elapsed, and those in which it was throttled.
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub throttled: u64,
+}
+
+/// Memory, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub usage: u64,
+    /// The cgroup's own, not that of one above it.
+    pub limit: Option<u64>,
+    pub stat: MemoryStat,
+    /// Absent where the kernel does not account for swap.
+    pub swap: Option<Swap>,
+}
+
+/// `memory.stat`, in bytes, and page faults in their number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryStat {
+    pub rss: u64,
+    pub cache: u64,
+    pub mapped_file: u64,
+    pub inactive_file: u64,
+    pub active_anon: u64,
+    pub inactive_anon: u64,
+    /// Memory in transparent huge pages; version 1 tells of the first alone.
+    pub anon_thp: u64,
+    pub shmem_thp: u64,
+    pub file_thp: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    pub swap: u64,
+    /// Version 2 alone has it here.
+    pub kernel: Option<u64>,
+}
+
+/// Swap, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swap {
+    pub usage: u64,
+    pub limit: Option<u64>,
+}
+
+/// What [`Memory`] leaves out, as fewer ask for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryExtremes {
+    /// The most ever used, in bytes. Kernels before 6.2 do not keep it on version 2.
+    pub peak: Option<u64>,
+    /// How often usage hit the limit.
+    pub limit_hits: u64,
+    pub kernel: Option<u64>,
+}
+
+/// Threads and processes together, as the pids controller counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tasks {
+    pub current: u64,
+    pub limit: Option<u64>,
+}
+
+/// Pressure stall information of one resource.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Psi {
+    /// Time in which all tasks at once waited.
+    pub full: Stall,
+    /// Time in which at least one task waited.
+    pub some: Stall,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stall {
+    /// Microseconds.
+    pub total: u64,
+    /// Per cent of the last 10, 60 and 300 seconds.
+    pub avg10: f64,
+    pub avg60: f64,
+    pub avg300: f64,
+}
+
+/// The three resources that the kernel keeps pressure of.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure {
+    pub cpu: Option<Psi>,
+    pub memory: Option<Psi>,
+    pub io: Option<Psi>,
+}
+
+/// What a block device did for a cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceIo {
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// Huge pages of one size, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HugePages {
+    /// As the kernel writes it: `2MB`.
+    pub size: String,
+    pub usage: u64,
+    /// The most ever used; version 2 does not tell.
+    pub peak: Option<u64>,
+}
+
+impl Memory {
+    /// What cannot be taken away without harm: usage less the file pages that nobody touched of late, as kubelet
+    /// and cAdvisor have it.
+    pub fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.stat.inactive_file)
+    }
+
+    /// What is left of the limit; `None` without one.
+    pub fn available(&self) -> Option<u64> {
+        self.limit
+            .map(|limit| limit.saturating_sub(self.working_set()))
+    }
+
+    /// Both together; without a limit, as the two have no common one.
+    pub fn plus(self, other: Self) -> Self {
+        let (a, b) = (self.stat, other.stat);
+        Self {
+            usage: self.usage.saturating_add(other.usage),
+            limit: None,
+            stat: MemoryStat {
+                rss: a.rss.saturating_add(b.rss),
+                cache: a.cache.saturating_add(b.cache),
+                mapped_file: a.mapped_file.saturating_add(b.mapped_file),
+                inactive_file: a.inactive_file.saturating_add(b.inactive_file),
+                active_anon: a.active_anon.saturating_add(b.active_anon),
+                inactive_anon: a.inactive_anon.saturating_add(b.inactive_anon),
+                anon_thp: a.anon_thp.saturating_add(b.anon_thp),
+                shmem_thp: a.shmem_thp.saturating_add(b.shmem_thp),
+                file_thp: a.file_thp.saturating_add(b.file_thp),
+                page_faults: a.page_faults.saturating_add(b.page_faults),
+                major_page_faults: a.major_page_faults.saturating_add(b.major_page_faults),
+                swap: a.swap.saturating_add(b.swap),
+                kernel: a.kernel.zip(b.kernel).map(|(a, b)| a.saturating_add(b)),
+            },
+            swap: self.swap.zip(other.swap).map(|(a, b)| Swap {
+                usage: a.usage.saturating_add(b.usage),
+                limit: None,
+            }),
+        }
+    }
+}
+
+impl Swap {
+    /// What is left of the limit; `None` without one.
+    pub fn available(&self) -> Option<u64> {
+        self.limit.map(|limit| limit.saturating_sub(self.usage))
+    }
+}
+
+impl Cgroups {
+    /// Processor time so far, in nanoseconds.
+    pub fn cpu_usage(&self, path: &str) -> io::Result<Option<u64>> {
+        match self.version() {
+            Version::V1 => self.number("cpuacct", path, "cpuacct.usage"),
+            Version::V2 => self.parsed("cpu", path, "cpu.stat", v2::cpu_usage),
+        }
+    }
+
+    /// How processor time divides, and throttling.
+    pub fn cpu_time(&self, path: &str) -> io::Result<Option<CpuTime>> {
+        if self.version() == Version::V2 {
+            return self.parsed("cpu", path, "cpu.stat", v2::cpu_time);
+        }
+        let user = self.number("cpuacct", path, "cpuacct.usage_user")?;
+        let system = self.number("cpuacct", path, "cpuacct.usage_sys")?;
+        let (Some(user), Some(system)) = (user, system) else {
+            return Ok(None);
+        };
+        let throttling = self.parsed("cpu", path, "cpu.stat", v1::throttling)?;
+        Ok(Some(CpuTime {
+            user,
+            system,
+            ..throttling.unwrap_or_default()
+        }))
+    }
+
+    pub fn memory(&self, path: &str) -> io::Result<Option<Memory>> {
+        let (usage, limit, stat): (_, _, fn(&str) -> Option<MemoryStat>) = match self.version() {
+            Version::V1 => (
+                "memory.usage_in_bytes",
+                "memory.limit_in_bytes",
+                v1::memory_stat,
+            ),
+            Version::V2 => ("memory.current", "memory.max", v2::memory_stat),
+        };
+        let Some(usage) = self.number("memory", path, usage)? else {
+            return Ok(None);
+        };
+        let Some(stat) = self.parsed("memory", path, "memory.stat", stat)? else {
+            return Ok(None);
+        };
+        let limit = self.limit("memory", path, limit)?.flatten();
+        let swap = match self.version() {
+            Version::V1 => {
+                let both = self.limit("memory", path, "memory.memsw.limit_in_bytes")?;
+                both.map(|both| Swap {
+                    usage: stat.swap,
+                    limit: both
+                        .zip(limit)
+                        .map(|(both, limit)| both.saturating_sub(limit)),
+                })
+            }
+            Version::V2 => match self.number("memory", path, "memory.swap.current")? {
+                Some(usage) => Some(Swap {
+                    usage,
+                    limit: self.limit("memory", path, "memory.swap.max")?.flatten(),
+                }),
+                None => None,
+            },
+        };
+        Ok(Some(Memory {
+            usage,
+            limit,
+            stat,
+            swap,
+        }))
+    }
+
+    pub fn memory_extremes(&self, path: &str) -> io::Result<Option<MemoryExtremes>> {
+        let (peak, hits, kernel) = match self.version() {
+            Version::V1 => (
+                self.number("memory", path, "memory.max_usage_in_bytes")?,
+                self.number("memory", path, "memory.failcnt")?,
+                self.number("memory", path, "memory.kmem.usage_in_bytes")?,
+            ),
+            Version::V2 => (
+                self.number("memory", path, "memory.peak")?,
+                self.parsed("memory", path, "memory.events", |text| {
+                    pairs(text).get("max").copied()
+                })?,
+                self.parsed("memory", path, "memory.stat", v2::memory_stat)?
+                    .and_then(|stat| stat.kernel),
+            ),
+        };
+        Ok(hits.map(|limit_hits| MemoryExtremes {
+            peak,
+            limit_hits,
+            kernel,
+        }))
+    }
+
+    pub fn tasks(&self, path: &str) -> io::Result<Option<Tasks>> {
+        let Some(current) = self.number("pids", path, "pids.current")? else {
+            return Ok(None);
+        };
+        let limit = self.limit("pids", path, "pids.max")?.flatten();
+        Ok(Some(Tasks { current, limit }))
+    }
+
+    /// Kept in cgroup2 alone, also where that stands beside version 1; there only if the cgroup's processes are
+    /// in it, which not every runtime sees to.
+    pub fn pressure(&self, path: &str) -> io::Result<Pressure> {
+        let Some(unified) = self.hierarchies.iter().find(|h| h.unified) else {
+            return Ok(Pressure::default());
+        };
+        let folder = below(unified, path);
+        if self.version() == Version::V1 {
+            let events = parsed(&folder.join("cgroup.events"), |text| {
+                pairs(text).get("populated").copied()
+            })?;
+            if events != Some(1) {
+                return Ok(Pressure::default());
+            }
+        }
+        Ok(Pressure {
+            cpu: parsed(&folder.join("cpu.pressure"), psi)?,
+            memory: parsed(&folder.join("memory.pressure"), psi)?,
+            io: parsed(&folder.join("io.pressure"), psi)?,
+        })
+    }
+
+    /// By device: major and minor number.
+    pub fn io(&self, path: &str) -> io::Result<BTreeMap<(u32, u32), DeviceIo>> {
+        if self.version() == Version::V2 {
+            let found = self.parsed("io", path, "io.stat", v2::io_stat)?;
+            return Ok(found.unwrap_or_default());
+        }
+        let mut devices: BTreeMap<(u32, u32), DeviceIo> = BTreeMap::new();
+        let bytes = "blkio.throttle.io_service_bytes_recursive";
+        for line in self
+            .parsed("blkio", path, bytes, v1::blkio)?
+            .unwrap_or_default()
+        {
+            let device = devices.entry(line.device).or_default();
+            match line.write {
+                true => device.write_bytes = line.value,
+                false => device.read_bytes = line.value,
+            }
+        }
+        let count = "blkio.throttle.io_serviced_recursive";
+        for line in self
+            .parsed("blkio", path, count, v1::blkio)?
+            .unwrap_or_default()
+        {
+            let device = devices.entry(line.device).or_default();
+            match line.write {
+                true => device.writes = line.value,
+                false => device.reads = line.value,
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Of each size that the machine has.
+    pub fn huge_pages(&self, path: &str) -> io::Result<Vec<HugePages>> {
+        let Some(folder) = self.folder("hugetlb", path) else {
+            return Ok(Vec::new());
+        };
+        let names = match std::fs::read_dir(&folder) {
+            Err(e) if is_gone(&e) => return Ok(Vec::new()),
+            other => other.map_err(during(format_args!("list `{}`", folder.display())))?,
+        };
+        let usage = match self.version() {
+            Version::V1 => ".usage_in_bytes",
+            Version::V2 => ".current",
+        };
+        let mut found = Vec::new();
+        for name in names {
+            let name = name?.file_name();
+            let size = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("hugetlb.")?.strip_suffix(usage))
+                // `rsvd`: reserved, not used.
+                .filter(|size| !size.contains('.'));
+            let Some(size) = size else { continue };
+            let Some(used) = parsed(&folder.join(&name), number)? else {
+                continue;
+            };
+            let peak = match self.version() {
+                Version::V1 => parsed(
+                    &folder.join(format!("hugetlb.{size}.max_usage_in_bytes")),
+                    number,
+                )?,
+                Version::V2 => None,
+            };
+            found.push(HugePages {
+                size: size.to_owned(),
+                usage: used,
+                peak,
+            });
+        }
+        found.sort_by(|a, b| a.size.cmp(&b.size));
+        Ok(found)
+    }
+
+    fn file(&self, controller: &str, path: &str, file: &str) -> Option<PathBuf> {
+        self.folder(controller, path)
+            .map(|folder| folder.join(file))
+    }
+
+    fn parsed<T>(
+        &self,
+        controller: &str,
+        path: &str,
+        file: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        match self.file(controller, path, file) {
+            Some(file) => parsed(&file, parse),
+            None => Ok(None),
+        }
+    }
+
+    fn number(&self, controller: &str, path: &str, file: &str) -> io::Result<Option<u64>> {
+        self.parsed(controller, path, file, number)
+    }
+
+    /// The outer `None`: no such file; the inner: no limit.
+    fn limit(&self, controller: &str, path: &str, file: &str) -> io::Result<Option<Option<u64>>> {
+        self.parsed(controller, path, file, limit)
+    }
+}
+
+/// A file's meaning; `None` where there is no such file, an error where it makes no sense.
+fn parsed<T>(path: &Path, parse: impl FnOnce(&str) -> Option<T>) -> io::Result<Option<T>> {
+    let Some(text) = read(path).map_err(during(format_args!("read `{}`", path.display())))? else {
+        return Ok(None);
+    };
+    parse(&text).map(Some).ok_or_else(|| {
+        let message = format!("`{}` is not what the kernel documents", path.display());
+        io::Error::new(ErrorKind::InvalidData, message)
+    })
+}
+
+/// Two reads for all but the longest: these files have no size to go by, and std's way with such is to begin with
+/// a few bytes.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    const USUAL: usize = 4096;
+    let mut bytes = vec![0; USUAL];
+    let mut length = 0;
+    let mut file = match File::open(path) {
+        Err(e) if is_gone(&e) => return Ok(None),
+        other => other?,
+    };
+    loop {
+        let read = match bytes.get_mut(length..) {
+            Some(rest) => file.read(rest),
+            None => Ok(0),
+        };
+        match read {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            // Pressure accounts that were switched off, at boot or for this cgroup.
+            Err(e) if is_gone(&e) || e.kind() == ErrorKind::Unsupported => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        if length == bytes.len() {
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    let text = String::from_utf8(bytes);
+    text.map(Some)
+        .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// `Some(None)` is no limit.
+fn limit(text: &str) -> Option<Option<u64>> {
+    match text.trim() {
+        "max" | "-1" => Some(None),
+        text => text
+            .parse()
+            .ok()
+            .map(|n| Some(n).filter(|n| *n < UNLIMITED)),
+    }
+}
+
+/// Lines of a key and a number.
+fn pairs(text: &str) -> BTreeMap<&str, u64> {
+    let pair = |line| {
+        let (key, value): (&str, &str) = str::split_once(line, ' ')?;
+        Some((key, value.trim().parse().ok()?))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`; kernels before 5.13 have no `full`
+/// for processors.
+fn psi(text: &str) -> Option<Psi> {
+    let mut found = Psi::default();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let stall = match words.next()? {
+            "some" => &mut found.some,
+            "full" => &mut found.full,
+            _ => continue,
+        };
+        for word in words {
+            let (key, value) = word.split_once('=')?;
+            match key {
+                "avg10" => stall.avg10 = value.parse().ok()?,
+                "avg60" => stall.avg60 = value.parse().ok()?,
+                "avg300" => stall.avg300 = value.parse().ok()?,
+                "total" => stall.total = value.parse().ok()?,
+                _ => {}
+            }
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What containers use.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{CpuUsage, Moment, Written, known};
+use crate::host::cgroup::{Memory, Pressure};
+use crate::ocid::daemon::{Daemon, blocking};
+use crate::ocid::error::Result;
+use crate::ocid::state::record::{ContainerRecord, Phase};
+
+/// One container at one moment. Of one that has ended, only what it wrote is left.
+#[derive(Debug, Clone)]
+pub struct ContainerUsage {
+    pub record: Arc<ContainerRecord>,
+    /// Nanoseconds since the epoch.
+    pub at: i64,
+    pub cpu: Option<CpuUsage>,
+    pub memory: Option<Memory>,
+    pub pressure: Pressure,
+    pub written: Option<Written>,
+}
+
+/// The containers that a list of statistics is about: those that have processes.
+pub fn alive(daemon: &Daemon) -> impl Iterator<Item = Arc<ContainerRecord>> {
+    let all = daemon.containers.all().into_iter();
+    let records = all.map(|container| container.now());
+    records.filter(|record| matches!(record.phase, Phase::Created | Phase::Running))
+}
+
+/// What these use, in their order.
+pub async fn of(
+    daemon: &Arc<Daemon>,
+    records: Vec<Arc<ContainerRecord>>,
+) -> Result<Vec<ContainerUsage>> {
+    daemon.stats.forget_the_gone(daemon);
+    let written = written(daemon, &records).await;
+    let daemon = Arc::clone(daemon);
+    blocking(move || Ok(read(&daemon, records, &written))).await
+}
+
+/// How much these have written, by id.
+pub async fn written(
+    daemon: &Daemon,
+    records: &[Arc<ContainerRecord>],
+) -> HashMap<String, Written> {
+    let folder = |id: &str| -> PathBuf { daemon.container_folder(id).join("upper") };
+    let folders = records.iter().map(|r| (r.id.clone(), folder(&r.id)));
+    daemon.stats.written.sizes(folders.collect()).await
+}
+
+/// The part of [`of`] that blocks.
+pub(super) fn read(
+    daemon: &Daemon,
+    records: Vec<Arc<ContainerRecord>>,
+    written: &HashMap<String, Written>,
+) -> Vec<ContainerUsage> {
+    let one = |record: Arc<ContainerRecord>| {
+        let moment = Moment::now();
+        let mut usage = ContainerUsage {
+            at: moment.at,
+            cpu: None,
+            memory: None,
+            pressure: Pressure::default(),
+            written: written.get(&record.id).copied(),
+            record,
+        };
+        let id = &usage.record.id;
+        if let Some(path) = cgroup(daemon, &usage.record) {
+            let cgroups = &daemon.cgroups;
+            usage.cpu = known("processor time", id, cgroups.cpu_usage(&path))
+                .map(|total| daemon.stats.cpu(id, moment, total));
+            usage.memory = known("memory", id, cgroups.memory(&path));
+            usage.pressure = known("pressure", id, cgroups.pressure(&path));
+        }
+        usage
+    };
+    records.into_iter().map(one).collect()
+}
+
+/// Its place in the cgroup tree; `None` without its pod, or once it has ended.
+pub(super) fn cgroup(daemon: &Daemon, record: &ContainerRecord) -> Option<String> {
+    if matches!(record.phase, Phase::Stopped | Phase::Removing) {
+        return None;
+    }
+    let pod = daemon.sandboxes.get(&record.sandbox_id)?.now();
+    let cgroup = daemon.pod_cgroup(&pod.config.cgroup_parent).ok()?;
+    Some(cgroup.container_path(&record.id))
+}
