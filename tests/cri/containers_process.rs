@@ -70,7 +70,6 @@ async fn command_variables_and_folder() -> Result<()> {
     let pair = |key: &str, value: &[u8]| v1::KeyValue {
         key: key.to_owned(),
         value: value.to_vec(),
-        ..Default::default()
     };
     own.envs = vec![
         pair("A", b"config"),
@@ -177,7 +176,8 @@ async fn users_and_groups() -> Result<()> {
             .filter_map(|n| n.parse().ok())
             .collect();
         let mut sorted = groups.clone();
-        (kernel.sort(), sorted.sort());
+        kernel.sort();
+        sorted.sort();
         ensure!(kernel == sorted, "{i}: {line}");
         let user = status.user.and_then(|u| u.linux).unwrap_or_default();
         ensure!(

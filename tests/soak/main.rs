@@ -8,7 +8,6 @@
 
 #[path = "../node/support/mod.rs"]
 mod support;
-#[allow(dead_code)]
 #[path = "../cri/world.rs"]
 mod world;
 

@@ -5,7 +5,6 @@ the daemon's own code is used, so that a misreading of the interface there canno
 """
 
 import contextlib
-import functools
 import glob
 import importlib
 import os
@@ -385,22 +384,6 @@ def context(**fields):
 def namespaces(**modes):
     """A pod's namespace options as the `linux` field of a pod or a container wants them."""
     return {"security_context": {"namespace_options": modes}}
-
-
-def pending(what):
-    """Marks a test of what the daemon does not have yet: its failure is a skip that says so."""
-
-    def mark(test):
-        @functools.wraps(test)
-        def run(self):
-            try:
-                test(self)
-            except Exception:
-                self.skipTest(what)
-
-        return run
-
-    return mark
 
 
 def handler_features():

@@ -109,17 +109,7 @@ serve! {
             = list_pod_sandbox_metrics::stream_pod_sandbox_metrics;
 
         @unimplemented
-        container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
-        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
-        pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
         checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
-        list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
-        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
-        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
-        checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest)
-            -> UpdatePodSandboxResourcesResponse;
 
         @unimplemented stream
     }
