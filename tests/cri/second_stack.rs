@@ -43,6 +43,8 @@ async fn a_client_of_another_make_finds_what_the_interface_promises() -> Result<
         "CNI-HOSTPORT-",
         // An address that the bridge has only once the kernel has made sure that nobody else has it.
         "dev cni0 table local",
+        // UpdateRuntimeConfig's, kept over restarts.
+        "/var/lib/ocid/runtime-config.json",
     ];
     world.assert_clean(&usual).await
 }

@@ -80,7 +80,7 @@ fn mount_writable(options: &str, target: &Path) -> io::Result<()> {
 }
 
 /// Mounts layers that nobody writes on (`lower` topmost first, at least two, relative to `dir`): what
-/// is in them can be read, and neither be executed nor raise anyone's rights.
+/// is in them can be read and run, and raises nobody's rights.
 pub fn mount_read_only(dir: &Path, lower: &[String], view: &View, target: &Path) -> io::Result<()> {
     let label = view.label()?;
     in_folder(dir, || mount_volume(lower, &label, target))
@@ -88,7 +88,7 @@ pub fn mount_read_only(dir: &Path, lower: &[String], view: &View, target: &Path)
 
 fn mount_volume(lower: &[String], label: &str, target: &Path) -> io::Result<()> {
     let options = format!("lowerdir={}{label}", lower.join(":"));
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount_with(flags, &options, target)
 }
 
