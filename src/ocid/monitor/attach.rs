@@ -48,6 +48,8 @@ struct Attacher {
     /// What it has not taken yet, and since when it takes nothing.
     waiting: Vec<u8>,
     since: Instant,
+    /// It has gone, and what it typed has not been read yet: the container takes its time.
+    hung: bool,
 }
 
 /// The container's input.
@@ -93,6 +95,7 @@ impl Attachers {
             stderr: new.stderr,
             waiting: Vec::new(),
             since: Instant::now(),
+            hung: false,
         });
     }
 
@@ -124,7 +127,7 @@ impl Attachers {
 
     /// What [`Attachers::serve`] is to be told of.
     pub fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        for attacher in &self.all {
+        for attacher in self.watched() {
             let mut events = PollFlags::empty();
             events.set(PollFlags::POLLOUT, !attacher.waiting.is_empty());
             // One piece at a time goes to the container.
@@ -137,13 +140,24 @@ impl Attachers {
         }
     }
 
+    /// All but those who have gone and can only be read once the container has taken its input: a hang-up would be
+    /// reported again and again.
+    fn watched(&self) -> impl Iterator<Item = &Attacher> {
+        let held = self.input.waits().is_some();
+        self.all.iter().filter(move |a| !(a.hung && held))
+    }
+
     /// Deals with what happened on those, in the same order; and with those who took too long.
     pub fn serve(&mut self, ready: &[PollFlags]) {
         let now = Instant::now();
         let mut ready = ready.iter().copied();
         let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+        let held = self.input.waits().is_some();
         let input = &mut self.input;
         self.all.retain_mut(|attacher| {
+            if attacher.hung && held {
+                return true;
+            }
             let events = ready.next().unwrap_or(PollFlags::empty());
             let mut stays = true;
             if events.contains(PollFlags::POLLIN) && attacher.stdin {
@@ -155,6 +169,10 @@ impl Attachers {
                     }
                     Err(_) => stays = false,
                 }
+            } else if events.intersects(gone) && attacher.stdin && held {
+                attacher.hung = true;
+                (attacher.stdout, attacher.stderr) = (false, false);
+                attacher.waiting = Vec::new();
             } else if events.intersects(gone) {
                 stays = false;
             }
@@ -179,8 +197,7 @@ impl Attachers {
     pub fn settle(&mut self) {
         while let Some(deadline) = self.deadline() {
             let mut fds: Vec<PollFd<'_>> = self
-                .all
-                .iter()
+                .watched()
                 .map(|attacher| {
                     let mut events = PollFlags::empty();
                     events.set(PollFlags::POLLOUT, !attacher.waiting.is_empty());
