@@ -20,9 +20,9 @@ use crate::world::{LIMIT, World};
 const USUAL: [&str; 3] = ["--debug", "/var/log/pods", "route local fe80"];
 /// Says that its own program runs, and ends with 7 when it is told to stop; the shell waits in a builtin.
 const POLITE: &str =
-    "trap 'exit 7' TERM; echo here; mkfifo /tmp/f; while :; do read x </tmp/f; done";
+    "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
 /// Hears nothing.
-const DEAF: &str = "trap '' TERM; echo here; mkfifo /tmp/f; while :; do read x </tmp/f; done";
+const DEAF: &str = "trap '' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
 const TAG: &str = "library/victim";
 
 /// The call that reaches a point.

@@ -65,13 +65,14 @@ const APPLETS: [&str; 40] = [
     "sha256sum",
 ];
 
+/// Dropped in this order: what was started on the machine is gone before the machine goes.
 pub struct World {
-    pub machine: Machine,
+    daemon: Option<Daemon>,
     pub registry: Registry,
+    pub machine: Machine,
     /// The reference of [`busybox`], already pulled.
     pub image: String,
     pub client: Client,
-    daemon: Option<Daemon>,
     before: Option<Snapshot>,
 }
 

@@ -9,7 +9,7 @@ use crio_setup::ocid::runtime::{Adopted, RuntimeError};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::signal::Signal;
 
-use crate::world::World;
+use crate::world::{World, runc};
 
 #[tokio::test]
 async fn a_monitor_does_not_hang_on_the_daemon() {
@@ -71,7 +71,10 @@ async fn a_create_whose_caller_is_gone_is_finished_or_undone() {
 
 #[tokio::test]
 async fn a_daemon_killed_while_the_runtime_works_finds_its_container() {
-    let world = World::scripted("exit 5", "sleep 0.7; exec /usr/bin/runc \"$@\"");
+    let world = World::scripted(
+        "exit 5",
+        &format!("sleep 0.7; exec {} \"$@\"", runc().display()),
+    );
     let early = tokio::time::timeout(Duration::from_millis(400), world.create());
     assert!(early.await.is_err());
     let found = world
@@ -100,7 +103,10 @@ async fn a_failed_create_without_a_daemon_leaves_nothing() {
 
 #[tokio::test]
 async fn a_monitor_killed_during_create_takes_everything_with_it() {
-    let world = World::scripted("sleep 600", "sleep 1; exec /usr/bin/runc \"$@\"");
+    let world = World::scripted(
+        "sleep 600",
+        &format!("sleep 1; exec {} \"$@\"", runc().display()),
+    );
     let killer = async {
         let record = world.bundle().join("monitor.json");
         loop {
@@ -124,7 +130,10 @@ async fn a_monitor_killed_during_create_takes_everything_with_it() {
 
 #[tokio::test]
 async fn a_monitor_killed_during_create_without_a_daemon_leaves_nothing() {
-    let world = World::scripted("sleep 600", "sleep 1; exec /usr/bin/runc \"$@\"");
+    let world = World::scripted(
+        "sleep 600",
+        &format!("sleep 1; exec {} \"$@\"", runc().display()),
+    );
     let early = tokio::time::timeout(Duration::from_millis(400), world.create());
     assert!(early.await.is_err());
     let text = fs::read(world.bundle().join("monitor.json")).unwrap();

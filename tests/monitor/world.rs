@@ -21,6 +21,11 @@ const PROGRAMS: [&str; 5] = ["sh", "sleep", "cat", "stty", "setsid"];
 /// How long anything may take on a machine that has much else to do.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+/// The distribution's, or the one that the caller names.
+pub fn runc() -> PathBuf {
+    std::env::var_os("CRIO_SETUP_TEST_RUNC").map_or_else(|| "/usr/bin/runc".into(), PathBuf::from)
+}
+
 pub struct World {
     dir: tempfile::TempDir,
     pub id: String,
@@ -33,7 +38,7 @@ pub struct World {
 impl World {
     /// A container that will run `sh -c SCRIPT`.
     pub fn new(script: &str) -> Self {
-        Self::with_runtime(script, Path::new("/usr/bin/runc"))
+        Self::with_runtime(script, &runc())
     }
 
     pub fn with_runtime(script: &str, runtime_path: &Path) -> Self {
@@ -217,7 +222,7 @@ impl Drop for World {
             let _ = kill_family(monitor.pid, Some(monitor.pid));
         }
         if self.state_dir().join(&self.id).exists() {
-            let _ = Command::new("/usr/bin/runc")
+            let _ = Command::new(runc())
                 .arg("--root")
                 .arg(self.state_dir())
                 .args(["delete", "--force", &self.id])

@@ -17,7 +17,7 @@ use crate::support::{Machine, redis};
 
 /// Ends with a code of its own when it is told to stop; the shell waits in a builtin.
 const STUBBORN: &str =
-    "trap 'exit 7' TERM; echo here; mkfifo /tmp/f; while :; do read x </tmp/f; done";
+    "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
 
 fn pod_config(name: &str) -> String {
     json!({

@@ -405,9 +405,11 @@ impl Caller {
                 listed && status.finished_at >= status.created_at,
                 "{status:?}"
             );
-            // Stopped before it said anything, or ended by itself with its own code.
+            // Stopped before it said anything, or ended by itself with its own code. 2: the stop signal
+            // met the runtime's own first process, a Go program, before it became ours; Go ends itself so
+            // where a signal cannot, as in process 1 of a namespace.
             let brief = self.model.containers.get(&id).and_then(|c| c.brief);
-            let known = [Some(137), Some(143), brief];
+            let known = [Some(137), Some(143), Some(2), brief];
             ensure!(known.contains(&Some(status.exit_code)), "{status:?}");
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use crio_setup::host::command::{Command, Output};
@@ -125,6 +125,10 @@ impl Machine {
         );
         let unshare = only_child(machine.outer.id())?;
         machine.pid = only_child(unshare.try_into()?)?;
+        // Another runc than the distribution's, where the caller names one.
+        if let Some(runc) = std::env::var_os("CRIO_SETUP_TEST_RUNC") {
+            machine.write("/usr/sbin/runc", fs::read(runc)?, 0o755)?;
+        }
         Ok(machine)
     }
 
@@ -320,8 +324,15 @@ impl Drop for Machine {
             eprintln!("wait for the machine's end: {error}");
         }
         for cgroup in &self.cgroups {
-            if let Err(error) = remove_cgroup(cgroup) {
-                eprintln!("remove `{}`: {error}", cgroup.display());
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while let Err(error) = remove_cgroup(cgroup) {
+                // The last process of it may still be ending; no event tells of that on version 1.
+                let busy = error.raw_os_error() == Some(nix::libc::EBUSY);
+                if !busy || Instant::now() > deadline {
+                    eprintln!("remove `{}`: {error}", cgroup.display());
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
             }
         }
     }
