@@ -60,12 +60,14 @@ async fn sigterm_waits_for_calls_and_refuses_new_ones() -> Result<()> {
     world.daemon().line_with("paused")?;
     world.daemon().signal(Signal::SIGTERM)?;
     world.daemon().line_with("draining")?;
-    let fresh = async {
-        let client = connect(&world.machine).await?;
-        client.with_limit(Duration::from_secs(5)).version().await?;
-        anyhow::Ok(())
-    };
-    ensure!(fresh.await.is_err(), "a new client is served");
+    eventually("a new client is not served", async || {
+        let Ok(client) = connect(&world.machine).await else {
+            return Ok(true);
+        };
+        let answer = client.with_limit(Duration::from_secs(5)).version().await;
+        Ok(answer.is_err())
+    })
+    .await?;
     eventually("an open connection takes no new call", async || {
         Ok(other
             .with_limit(Duration::from_secs(5))
@@ -290,8 +292,10 @@ async fn what_a_reboot_leaves_is_cleaned() -> Result<()> {
     );
     world.machine.run(&["sh", "-c", &script])?;
     // A process that lives and has, by chance, the number and the start of one of before.
-    let innocent = world.machine.spawn(&["sleep", "600"], &[])?;
-    let pid = world.machine.run(&["pgrep", "-x", "sleep"])?;
+    let script = "echo innocent $$; exec sleep 600";
+    let innocent = world.machine.spawn(&["sh", "-c", script], &[])?;
+    let line = innocent.line_with("innocent", LIMIT)?;
+    let pid = line.split_whitespace().last().context("no pid")?;
     let stat = world.machine.read(&format!("/proc/{pid}/stat"))?;
     let start = stat
         .rsplit(')')

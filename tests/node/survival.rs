@@ -90,12 +90,17 @@ fn containers_outlive_a_killed_daemon() -> Result<()> {
         &pod,
         "brief",
         &image,
-        &["sh", "-c", "mkfifo /tmp/f; read x </tmp/f; exit 3"],
+        &[
+            "sh",
+            "-c",
+            "mkfifo /tmp/f; echo here; read x </tmp/f; exit 3",
+        ],
     )?;
     let log = |name: &str| machine.path(format!("/var/log/pods/survivor/{name}.log"));
-    let limit = Duration::from_secs(20);
+    let limit = Duration::from_secs(60);
     file_with(&log("redis"), "Ready to accept connections", limit)?;
     file_with(&log("stubborn"), "here", limit)?;
+    file_with(&log("brief"), "here", limit)?;
     let sandbox = ocic_json(&machine, &["pod", "status", "--id", &pod])?;
     let ip: IpAddr = sandbox
         .pointer("/status/network/ip")
