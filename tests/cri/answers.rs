@@ -9,7 +9,7 @@ use crio_setup::host::clock::now_ns;
 use serde_json::Value;
 use tonic::Code;
 
-use crate::world::{World, code};
+use crate::world::{World, code, eventually};
 
 fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
@@ -365,8 +365,11 @@ async fn verbose_answers_show_what_crictl_looks_for() -> Result<()> {
         "{info}"
     );
     let pid = info["pid"].as_i64().context("no pid")?;
-    let command = world.machine.read(&format!("/proc/{pid}/cmdline"))?;
-    ensure!(command == "sleep\x00600\0", "{pid} is `{command}`");
+    eventually("the process is the container's own program", async || {
+        let command = world.machine.read(&format!("/proc/{pid}/cmdline"))?;
+        Ok(command == "sleep\x00600\0")
+    })
+    .await?;
     let spec = &info["runtimeSpec"];
     ensure!(
         spec["process"]["args"] == serde_json::json!(["sleep", "600"]),
