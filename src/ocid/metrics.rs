@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -217,28 +215,16 @@ pub struct Listeners {
     unix: Option<UnixListener>,
 }
 
-/// Binds what the configuration names; None where metrics are off.
-pub async fn listen(settings: &config::Metrics) -> Result<Option<Listeners>, (PathBuf, io::Error)> {
+/// Binds the address that the configuration names; None where metrics are off. `unix` listens already.
+pub async fn listen(
+    settings: &config::Metrics,
+    unix: Option<UnixListener>,
+) -> Result<Option<Listeners>, (PathBuf, io::Error)> {
     let Some(address) = settings.address() else {
         return Ok(None);
     };
     let named = |e| (PathBuf::from(address.to_string()), e);
     let tcp = TcpListener::bind(address).await.map_err(named)?;
-    let socket = &settings.metrics_socket;
-    let unix = if socket.as_os_str().is_empty() {
-        None
-    } else {
-        let bind = || {
-            match fs::remove_file(socket) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let listener = UnixListener::bind(socket)?;
-            fs::set_permissions(socket, fs::Permissions::from_mode(0o660))?;
-            Ok(listener)
-        };
-        Some(bind().map_err(|e| (socket.clone(), e))?)
-    };
     Ok(Some(Listeners { tcp, unix }))
 }
 

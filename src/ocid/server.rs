@@ -239,7 +239,10 @@ async fn serve(
     };
     let listen = config.crio.api.listen.clone();
     let listener = bind(&listen)?;
-    let scraped = metrics::listen(&config.crio.metrics)
+    let scrape = &config.crio.metrics;
+    let wanted = scrape.enable_metrics && !scrape.metrics_socket.as_os_str().is_empty();
+    let unix = wanted.then(|| bind(&scrape.metrics_socket)).transpose()?;
+    let scraped = metrics::listen(scrape, unix)
         .await
         .map_err(|(path, source)| ServerError::io("serve metrics on", &path)(source))?;
     let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;

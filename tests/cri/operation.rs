@@ -1,6 +1,7 @@
 //! The daemon as its operator meets it: configuration, reload, metrics, watchdog, dump.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use anyhow::{Context, Result, ensure};
 use crio_setup::host::process::PidFd;
@@ -56,7 +57,7 @@ fn the_configuration_in_effect_is_shown_and_checked() -> Result<()> {
 
 #[tokio::test]
 async fn it_is_watched_and_changed_while_it_runs() -> Result<()> {
-    const METRICS: &str = "[crio.metrics]\nenable_metrics = true\nmetrics_port = 9091\n";
+    const METRICS: &str = "[crio.metrics]\nenable_metrics = true\nmetrics_port = 9091\nmetrics_socket = \"/run/metrics.sock\"\n";
     let drop_in = "/etc/ocid/ocid.conf.d/10-metrics.conf";
     let world = World::with(&[(drop_in, METRICS)]).await?;
     let sandbox = world.pod_config("watched");
@@ -89,6 +90,14 @@ async fn it_is_watched_and_changed_while_it_runs() -> Result<()> {
     ] {
         ensure!(text.lines().any(|l| l == line), "no `{line}` in\n{text}");
     }
+
+    let socket = world.machine.path("/run/metrics.sock");
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    ensure!(reply.contains("ocid_pods{state=\"ready\"} 1"), "{reply}");
 
     let daemon = PidFd::open(world.daemon().pid()?)?;
     daemon.kill(Signal::SIGUSR1)?;

@@ -84,18 +84,17 @@ mod tests {
     #[tokio::test]
     async fn silence_ends_it_and_writing_is_no_silence() {
         let (ours, theirs) = tokio::io::duplex(1024);
-        let (mut reader, mut writer) =
-            tokio::io::split(Idle::new(ours, Duration::from_millis(200)));
+        let (mut reader, mut writer) = tokio::io::split(Idle::new(ours, Duration::from_secs(1)));
         let begun = Instant::now();
         let writing = tokio::spawn(async move {
-            for _ in 0..4 {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
                 writer.write_all(b"x").await.unwrap();
             }
         });
         let ended = reader.read(&mut [0; 8]).await.unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= Duration::from_millis(600));
+        assert!(begun.elapsed() >= Duration::from_millis(2200));
         writing.await.unwrap();
         drop(theirs);
     }
