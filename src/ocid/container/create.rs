@@ -29,7 +29,7 @@ use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, 
 use crate::ocid::storage::View;
 
 /// Makes a container that is ready to start; answers with its id. A call with the name of one that is
-/// being made in the same pod waits for that one.
+/// being made in the same pod waits for that one; a repeat of the call that made one finds that one.
 pub async fn create(
     daemon: &Arc<Daemon>,
     sandbox: &str,
@@ -64,19 +64,17 @@ async fn make(
     if pod.phase != Phase::Created {
         return Err(not_ready(&pod));
     }
-    let image = daemon
-        .images
-        .get(&config.image.image)
-        .ok_or_else(|| Error::NotFound {
-            what: "image",
-            id: config.image.image.clone(),
-        })?;
     let id = new_id()?;
     if let Err(taken) = daemon.names.take("container", name, &id) {
         return found_again(daemon, &config, taken);
     }
-    // Whoever makes containers in it knows the pod.
-    daemon.joined.forget(&pod.id);
+    let Some(image) = daemon.images.get(&config.image.image) else {
+        daemon.names.release(&id);
+        return Err(Arc::new(Error::NotFound {
+            what: "image",
+            id: config.image.image.clone(),
+        }));
+    };
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
     let container = Arc::new(Container::new(daemon.container_folder(&id), record));
     match build(daemon, &pod, &container, &image).await {
@@ -97,14 +95,13 @@ async fn make(
     }
 }
 
-/// The container that has the name already, where it is the one that a repeat of a call cut off by our own end
-/// asks for.
+/// The container that has the name already, where this call repeats the one that made it: a client cannot
+/// always tell whether its call was carried out. One that has ended would be of no use to it.
 fn found_again(daemon: &Daemon, config: &ContainerConfig, taken: Arc<Error>) -> Result<String> {
     if let Error::Exists { id, .. } = &*taken
         && let Some(container) = daemon.containers.get(id)
-        && container.now().phase == Phase::Created
+        && matches!(container.now().phase, Phase::Created | Phase::Running)
         && container.now().config == *config
-        && daemon.joined.take_offer(id)
     {
         return Ok(id.clone());
     }
