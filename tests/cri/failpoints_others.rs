@@ -1,0 +1,169 @@
+//! As in [`crate::failpoints`], for images and for monitors; and what fails, instead of being killed, is undone.
+
+use anyhow::{Context, Result, ensure};
+use crio_setup::ocid::failpoint::Point;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::failpoints::{Act, POLITE, Stage, act, cut_off, pod_config};
+use crate::support::image::{Compression, Layer, assemble};
+
+const TAG: &str = "library/victim";
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_life_of_an_image() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    for &point in Point::ALL {
+        let act = act(point);
+        if !matches!(act, Act::Pull | Act::RemoveImage | Act::RemoveTag) {
+            continue;
+        }
+        let run = async {
+            let machine = &stage.world.machine;
+            // The one that has the tag already must lose it to the one that comes.
+            let mut old = Layer::default();
+            old.file("/old", 0o644, b"old")?;
+            let old = old.finish(Compression::Gzip)?;
+            let old = assemble(vec![old], json!({}))?;
+            let tag = stage.world.registry.push(machine, TAG, "1", &old)?;
+            stage.world.client.pull_image(&tag, None).await?;
+            let mut new = Layer::default();
+            new.file("/new", 0o644, point.name().as_bytes())?;
+            let new = new.finish(Compression::Gzip)?;
+            let new = assemble(vec![new], json!({}))?;
+            let pushed = stage.world.registry.push(machine, TAG, "1", &new)?;
+            ensure!(pushed == tag, "{pushed}");
+            let second = stage.world.registry.push(machine, TAG, "2", &new)?;
+            if act != Act::Pull {
+                for name in [&tag, &second] {
+                    stage.world.client.pull_image(name, None).await?;
+                }
+                if act == Act::RemoveImage {
+                    stage.world.client.remove_image(&tag).await?;
+                }
+            }
+            stage.arm(point, "abort").await?;
+            let client = stage.world.client.clone();
+            match act {
+                Act::Pull => cut_off(client.pull_image(&tag, None).await)?,
+                Act::RemoveImage => cut_off(client.remove_image(&second).await)?,
+                _ => cut_off(client.remove_image(&tag).await)?,
+            }
+            stage.next().await?;
+            let client = stage.world.client.clone();
+            match act {
+                Act::Pull => {
+                    let id = client.pull_image(&tag, None).await?;
+                    let named = client.list_images(None).await?;
+                    let named: Vec<_> = named
+                        .iter()
+                        .filter(|i| i.repo_tags.contains(&tag))
+                        .map(|i| i.id.clone())
+                        .collect();
+                    ensure!(named == [id], "{named:?}");
+                }
+                Act::RemoveImage => client.remove_image(&second).await?,
+                _ => client.remove_image(&tag).await?,
+            }
+            // The images of this round; the world's own is used.
+            for image in client.list_images(None).await? {
+                if !image.repo_tags.contains(&stage.world.image) {
+                    client.remove_image(&image.id).await?;
+                }
+            }
+            // The registry's files are the registry's.
+            stage.clean().await
+        };
+        run.await
+            .with_context(|| format!("killed at `{}`", point.name()))?;
+    }
+    stage.end().await
+}
+
+#[tokio::test]
+async fn a_monitor_killed_at_any_point() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    for &point in Point::ALL {
+        let act = act(point);
+        if !matches!(act, Act::MonitorOfCreate | Act::Monitor) {
+            continue;
+        }
+        let run = async {
+            stage.arm(point, "abort").await?;
+            let world = &stage.world;
+            let name = point.name().replace('.', "-");
+            let sandbox = world.pod_config(&name);
+            let pod = world.run_pod(&sandbox).await?;
+            let config = world.container_config(&name, &["sh", "-c", "echo here; exit 3"]);
+            let created = world.create(&pod, &sandbox, config.clone()).await;
+            if act == Act::MonitorOfCreate {
+                let error = created.err().context("created without a monitor")?;
+                ensure!(error.to_string().contains("monitor"), "{error}");
+                let left = world.client.list_containers(None).await?;
+                ensure!(left.len() == 1, "{left:?}");
+            } else {
+                let id = created?;
+                // A container whose monitor is gone already is not started any more.
+                if point != Point::MonitorAnswered {
+                    world.client.start_container(&id).await?;
+                }
+                let status = world.ended(&id).await?;
+                let code = if point == Point::MonitorWritten {
+                    3
+                } else {
+                    137
+                };
+                ensure!(status.exit_code == code, "{status:?}");
+                ensure!(
+                    code == 3 || status.message.contains("monitor"),
+                    "{status:?}"
+                );
+                ensure!(status.finished_at > 0, "{status:?}");
+                world.client.remove_container(&id).await?;
+            }
+            // The daemon lives and its monitors are whole again.
+            stage.world.restart(Signal::SIGKILL).await?;
+            let world = &stage.world;
+            let (_, status) = world.run(&pod, &sandbox, config).await?;
+            ensure!(status.exit_code == 3, "{status:?}");
+            world.client.remove_pod_sandbox(&pod).await?;
+            stage.clean().await
+        };
+        run.await
+            .with_context(|| format!("killed at `{}`", point.name()))?;
+    }
+    stage.end().await
+}
+
+#[tokio::test]
+async fn what_fails_at_any_point_of_its_making_is_undone() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    for &point in Point::ALL {
+        let act = act(point);
+        if !matches!(act, Act::RunPod | Act::Create) {
+            continue;
+        }
+        let run = async {
+            stage.arm(point, "error").await?;
+            let world = &stage.world;
+            let name = point.name().replace('.', "-");
+            let sandbox = pod_config(world, &name);
+            let error = if act == Act::RunPod {
+                world.run_pod(&sandbox).await.map(drop)
+            } else {
+                let pod = world.run_pod(&sandbox).await?;
+                let config = world.container_config(&name, &["sh", "-c", POLITE]);
+                let failed = world.create(&pod, &sandbox, config).await.map(drop);
+                world.client.remove_pod_sandbox(&pod).await?;
+                failed
+            };
+            let error = error.err().context("it did not fail")?.to_string();
+            ensure!(error.contains("it is armed"), "{error}");
+            stage.clean().await
+        };
+        run.await
+            .with_context(|| format!("failed at `{}`", point.name()))?;
+    }
+    stage.world.restart(Signal::SIGKILL).await?;
+    stage.end().await
+}
