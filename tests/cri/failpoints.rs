@@ -35,6 +35,11 @@ pub enum Act {
     /// Of one that must be killed.
     Kill,
     Update,
+    UpdatePod,
+    /// Of the log.
+    Reopen,
+    /// Of the runtime's configuration.
+    Configure,
     RemoveContainer,
     Pull,
     RemoveImage,
@@ -84,6 +89,9 @@ pub fn act(point: Point) -> Act {
         | Point::EndReleased => Act::Stop,
         Point::StopOverdue | Point::StopKilled => Act::Kill,
         Point::UpdateApplied | Point::UpdateNoted => Act::Update,
+        Point::UpdatePodApplied | Point::UpdatePodNoted => Act::UpdatePod,
+        Point::LogReopened => Act::Reopen,
+        Point::ConfigWritten => Act::Configure,
         Point::RemoveMarked
         | Point::RemoveReleased
         | Point::RemoveBundle
