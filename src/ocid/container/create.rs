@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Container;
 use super::config::ContainerConfig;
 use super::facts::HostFacts;
+use super::mapped;
 use super::remove::teardown;
 use super::selinux::{self, Labels};
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
@@ -24,6 +25,7 @@ use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
 use crate::ocid::runtime::{CreateRequest, JournalTags};
 use crate::ocid::sandbox::Sandbox;
+use crate::ocid::sandbox::config::NamespaceMode;
 use crate::ocid::sandbox::files::Files;
 use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
 use crate::ocid::storage::View;
@@ -198,7 +200,7 @@ async fn build(
             .log_to_journald
             .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
-        owner: owner(pod),
+        owner: pod.root(),
     };
     let created = handler
         .runtime
@@ -217,11 +219,6 @@ async fn build(
     failpoint::pass(Point::CreateNoted).await?;
     container.commit().await?;
     Ok(failpoint::pass(Point::CreateCommitted).await?)
-}
-
-/// The root of the pod's user namespace: to whom the container's stdio belongs, so that it can open it anew.
-fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
-    pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 /// What stands ready for a container's specification.
@@ -245,6 +242,16 @@ fn build_spec(
     let cgroups_path = daemon
         .pod_cgroup(&pod.config.cgroup_parent)?
         .runtime_path(&record.id);
+    let target_pid = target_pid(daemon, record)?;
+    let ipc = record
+        .config
+        .security
+        .namespaces(&pod.config.namespaces)
+        .ipc;
+    let shm = match (ipc, target_pid) {
+        (NamespaceMode::Target, Some(pid)) => mapped::shm_of(pid, &bundle)?,
+        _ => files.shm,
+    };
     let view = SandboxView {
         id: &pod.id,
         config: &pod.config,
@@ -253,11 +260,11 @@ fn build_spec(
         uts: pinned.uts,
         user: pinned.user,
         pid: pinned.pid,
-        target_pid: target_pid(daemon, record)?,
+        target_pid,
         resolv_conf: files.resolv_conf,
         hosts: files.hosts,
         hostname: files.hostname,
-        shm: files.shm,
+        shm,
         cgroups_path,
     };
     let inputs = SpecInputs {

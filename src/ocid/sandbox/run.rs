@@ -100,7 +100,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
         .map_err(Error::io("write the record in", sandbox.folder()))?;
     failpoint::pass(Point::PodRecorded).await?;
     make_folder(&run)?;
-    let owner = owner(&record);
+    let owner = record.root();
 
     let hostname = record.config.hostname_or(&record.id, &machine_name());
     pin(daemon, &record, &hostname).await?;
@@ -171,11 +171,6 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
             .map_err(Error::io("pin the namespaces of the pod in", &folder))
     })
     .await
-}
-
-/// The root of the pod's user namespace, to whom its files belong.
-fn owner(record: &SandboxRecord) -> Option<(u32, u32)> {
-    record.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 /// The least of the users and groups that a user namespace knows, nobody where it is among them.
