@@ -39,7 +39,7 @@ async fn bash_offers_verbs_options_and_what_there_is() -> Result<()> {
         ("insp", &["inspect", "inspecti", "inspectp"]),
         ("pod st", &["status", "stop"]),
         ("ps --sta", &["--state"]),
-        ("ps --output ", &["table", "json"]),
+        ("ps --output ", &["json", "table"]),
         ("ps --output=j", &["json"]),
         ("stopp peo", &["people"]),
         ("exec -it slee", &["sleeper"]),
@@ -51,7 +51,8 @@ async fn bash_offers_verbs_options_and_what_there_is() -> Result<()> {
         ("exec sleeper -- ls ", &[":default"]),
     ];
     for (line, expected) in cases {
-        let got = offered(machine, &format!("{program} {line}"))?;
+        let mut got = offered(machine, &format!("{program} {line}"))?;
+        got.sort();
         ensure!(got == expected, "`{line}`: {got:?}");
     }
     let both = offered(machine, &format!("{program} inspectp "))?;

@@ -34,11 +34,14 @@ async fn lines_are_chosen() -> Result<()> {
         output.status.success() && output.stderr == b"two\n",
         "{output:?}"
     );
-    ensure!(output.stdout == format!("one\n{long}\nopen").into_bytes());
+    ensure!(output.stdout == format!("one\n{long}\nopen\n").into_bytes());
     let follow = ocic(machine, &["logs", "-f", "said"])?;
     ensure!(follow.stdout == output.stdout && follow.stderr == output.stderr);
-    let output = ocic(machine, &["logs", "--tail", "2", "said"])?;
-    ensure!(output.stdout == format!("{long}\nopen").into_bytes() && output.stderr.is_empty());
+    let config = world.container_config("counted", &["seq", "5"]);
+    let counted = world.up(&pod, &sandbox, config).await?;
+    world.ended(&counted).await?;
+    let output = ocic(machine, &["logs", "--tail", "2", "counted"])?;
+    ensure!(output.stdout == b"4\n5\n", "{output:?}");
     ensure!(
         ocic(machine, &["logs", "--tail", "0", "said"])?
             .stdout

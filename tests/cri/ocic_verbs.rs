@@ -79,14 +79,14 @@ async fn lists_and_how_things_are_called() -> Result<()> {
     // Not shortened where nobody sits in front of it; fitting where somebody does.
     ensure!(rows[2].contains(&world.image.as_str()), "{text}");
     let program = machine.product("ocic")?;
-    let line = format!("script -qec 'stty cols 60; {program} ps -a' /dev/null </dev/null");
+    let line = format!("script -qec 'stty cols 76; {program} ps -a' /dev/null </dev/null");
     let shown = machine.run(&["sh", "-c", &line])?;
     ensure!(
         shown.contains('\u{2026}') && shown.contains(&web[..13]),
         "{shown}"
     );
     for line in shown.lines() {
-        ensure!(line.trim_end().chars().count() <= 60, "{shown}");
+        ensure!(line.trim_end().chars().count() <= 76, "{shown}");
     }
 
     let listed = ocic_json(machine, &["ps", "-a"])?;
