@@ -78,14 +78,22 @@ fn field_name(message: &str, field: &str) -> String {
     name
 }
 
-/// In every message that carries `info`, objects and lists within its strings become such; every other text
-/// stays text.
+/// In an answer that carries `info`, its entries stand beside `status`, as other clients print them; objects and
+/// lists within their strings become such, every other text stays text. An image's status is called so too.
 fn open_info(answer: &mut Value) {
     match answer {
         Value::Array(answers) => answers.iter_mut().for_each(open_info),
         Value::Object(fields) => {
-            if let Some(Value::Object(entries)) = fields.get_mut("info") {
-                entries.values_mut().for_each(open);
+            let Some(Value::Object(entries)) = fields.remove("info") else {
+                return;
+            };
+            if let Some(image) = fields.remove("image") {
+                fields.insert("status".to_owned(), image);
+            }
+            for (key, mut entry) in entries {
+                open(&mut entry);
+                // What the CRI itself tells is not hidden by what a daemon adds.
+                fields.entry(key).or_insert(entry);
             }
         }
         _ => {}
@@ -105,8 +113,9 @@ fn open(entry: &mut Value) {
 mod tests {
     use super::*;
     use crate::cri::v1::{
-        Container, ContainerConfig, ContainerStatus, CpuUsage, ExecSyncResponse, Image, KeyValue,
-        Mount, PodSandboxStatus, PodSandboxStatusResponse, PsiData, PsiStats, UInt64Value,
+        Container, ContainerConfig, ContainerStatus, CpuUsage, ExecSyncResponse, Image,
+        ImageStatusResponse, KeyValue, Mount, PodSandboxStatus, PodSandboxStatusResponse, PsiData,
+        PsiStats, UInt64Value,
     };
     use serde_json::json;
 
@@ -118,9 +127,14 @@ mod tests {
                 labels: [("io.kubernetes.pod_name".to_owned(), "x".to_owned())].into(),
                 ..Default::default()
             }),
-            info: [("pid", "12"), ("config", r#"{"a_state": 1}"#), ("x", "{")]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into(),
+            info: [
+                ("pid", "12"),
+                ("info", r#"{"a_state": 1}"#),
+                ("x", "{"),
+                ("status", "{}"),
+            ]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into(),
             containers_statuses: vec![ContainerStatus {
                 state: ContainerState::ContainerRunning as i32,
                 stop_signal: 99,
@@ -141,8 +155,8 @@ mod tests {
         assert_eq!(container["createdAt"], "1700000000000000001");
         assert_eq!(container["image"], Value::Null);
         assert_eq!(container["mounts"], json!([]));
-        let info = json!({"pid": "12", "config": {"a_state": 1}, "x": "{"});
-        assert_eq!(value["info"], info);
+        assert_eq!(value["info"], json!({"a_state": 1}));
+        assert_eq!((&value["pid"], &value["x"]), (&json!("12"), &json!("{")));
     }
 
     #[test]
@@ -192,6 +206,13 @@ mod tests {
         };
         let expected = json!({"stdout": "out", "stderr": "", "exitCode": 0});
         assert_eq!(value(&answer).unwrap(), expected);
+        let answer = ImageStatusResponse {
+            image: Some(Image::default()),
+            ..Default::default()
+        };
+        let answer = value(&answer).unwrap();
+        assert_eq!(answer["status"]["size"], "0");
+        assert_eq!(answer.get("info"), None, "nothing was told");
         let container = value(&Container::default()).unwrap();
         assert_eq!(container["podSandboxId"], "");
     }

@@ -98,7 +98,10 @@ pub async fn known(client: &Client, kind: Kind) -> Result<Vec<Known>, Failure> {
             let images = client.list_images(None).await?.into_iter();
             let known = images.map(|image| Known {
                 about: String::new(),
-                names: [image.repo_tags, image.repo_digests].concat(),
+                names: match image.repo_tags.is_empty() {
+                    true => image.repo_digests,
+                    false => image.repo_tags,
+                },
                 id: image.id,
             });
             known.collect()

@@ -90,7 +90,7 @@ async fn several_are_inspected_as_a_list() {
     ];
     fake.answer("ListContainers", listed_containers(&all));
     let status = ContainerStatusResponse {
-        info: [("config".to_owned(), r#"{"a": 1}"#.to_owned())].into(),
+        info: [("info".to_owned(), r#"{"a": 1}"#.to_owned())].into(),
         ..Default::default()
     };
     fake.answer("ContainerStatus", status);
@@ -98,7 +98,7 @@ async fn several_are_inspected_as_a_list() {
         serde_json::from_str(&ended.stdout.text()).unwrap()
     };
     let ended = ocic(fake.socket(), &["inspect", "web"]).await;
-    assert_eq!(json(&ended)["info"]["config"]["a"], 1);
+    assert_eq!(json(&ended)["info"]["a"], 1);
     let sent: ContainerStatusRequest = fake.request("ContainerStatus");
     assert!(sent.verbose && sent.container_id == "c1");
     let ended = ocic(fake.socket(), &["inspect", "web", "db", "none"]).await;
