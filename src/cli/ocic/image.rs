@@ -100,7 +100,7 @@ fn password() -> Result<String, Failure> {
 }
 
 /// Reads keys of a raw terminal to the end of a line; `false` when the person gave up.
-fn typed(keys: &mut impl Read, line: &mut Vec<u8>) -> io::Result<bool> {
+fn typed(keys: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     const INTERRUPT: u8 = 3;
     const END: u8 = 4;
     for key in keys.bytes() {
