@@ -33,3 +33,4 @@ pub mod terminal;
 pub mod tty;
 pub mod usage;
 pub mod users;
+pub mod whole;

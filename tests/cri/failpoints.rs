@@ -12,6 +12,7 @@ use crio_setup::ocid::failpoint::{Point, VARIABLE};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::checkpoint;
 use crate::support::image::{Compression, Layer, assemble};
 use crate::support::snapshot::Snapshot;
 use crate::world::{LIMIT, World};
@@ -20,10 +21,11 @@ use crate::world::{LIMIT, World};
 const USUAL: [&str; 3] = ["--debug", "/var/log/pods", "route local fe80"];
 /// Says that its own program runs, and ends with 7 when it is told to stop; the shell waits in a builtin.
 const POLITE: &str =
-    "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
+    "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; echo got $x; done";
 /// Hears nothing.
 const DEAF: &str = "trap '' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
 const TAG: &str = "library/victim";
+const CHECKPOINT: &str = "/checkpoints/c.tar";
 
 /// The call that reaches a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ enum Act {
     /// Of one that must be killed.
     Kill,
     Update,
+    Checkpoint,
     RemoveContainer,
     Pull,
     RemoveImage,
@@ -87,6 +90,13 @@ fn act(point: Point) -> Act {
         | Point::EndReleased => Act::Stop,
         Point::StopOverdue | Point::StopKilled => Act::Kill,
         Point::UpdateApplied | Point::UpdateNoted => Act::Update,
+        Point::CheckpointNoted
+        | Point::CheckpointFrozen
+        | Point::CheckpointDumped
+        | Point::CheckpointCollected
+        | Point::CheckpointThawed
+        | Point::CheckpointArchived
+        | Point::CheckpointPlaced => Act::Checkpoint,
         Point::RemoveMarked
         | Point::RemoveReleased
         | Point::RemoveBundle
@@ -119,7 +129,10 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Result<Self> {
-        let world = World::start().await?;
+        Self::on(World::start().await?).await
+    }
+
+    async fn on(world: World) -> Result<Self> {
         let sandbox = world.pod_config("bystander");
         let pod = world.run_pod(&sandbox).await?;
         let config = world.container_config("bystander", &["sh", "-c", POLITE]);
@@ -239,6 +252,13 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
         Act::Stop => drop(client.stop_container(&id, Duration::from_secs(30)).await),
         Act::Kill => cut_off(client.stop_container(&id, Duration::from_secs(1)).await)?,
         Act::Update => cut_off(client.update_container_resources(&id, limits()).await)?,
+        Act::Checkpoint => {
+            cut_off(
+                client
+                    .checkpoint_container(&id, CHECKPOINT, Duration::ZERO)
+                    .await,
+            )?;
+        }
         Act::RemoveContainer => cut_off(client.remove_container(&id).await)?,
         other => anyhow::bail!("{other:?} is for another test"),
     }
@@ -310,6 +330,18 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
             let told = told.context("no limits")?.cpu_shares;
             ensure!(told == limits().cpu_shares, "{status:?}");
         }
+        Act::Checkpoint => {
+            // Neither frozen nor half of a file anywhere; the archive is there once it has its name.
+            checkpoint::is_well(world, &id).await?;
+            let there = usize::from(point == Point::CheckpointPlaced);
+            checkpoint::nothing_left(world, "/checkpoints", there).await?;
+            client
+                .checkpoint_container(&id, CHECKPOINT, Duration::ZERO)
+                .await?;
+            checkpoint::is_well(world, &id).await?;
+            checkpoint::nothing_left(world, "/checkpoints", 1).await?;
+            std::fs::remove_file(world.machine.path(CHECKPOINT))?;
+        }
         Act::RemoveContainer => client.remove_container(&id).await?,
         _ => {}
     }
@@ -329,7 +361,10 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
 }
 
 async fn kill_at_all(acts: &[Act]) -> Result<()> {
-    let mut stage = Stage::new().await?;
+    kill_at_all_on(Stage::new().await?, acts).await
+}
+
+async fn kill_at_all_on(mut stage: Stage, acts: &[Act]) -> Result<()> {
     let mut points = 0;
     for &point in Point::ALL {
         if acts.contains(&act(point)) {
@@ -358,6 +393,13 @@ async fn a_daemon_killed_in_the_life_of_a_container() -> Result<()> {
         Act::RemoveContainer,
     ])
     .await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_during_a_checkpoint() -> Result<()> {
+    let world = checkpoint::played().await?;
+    world.machine.run(&["mkdir", "/checkpoints"])?;
+    kill_at_all_on(Stage::on(world).await?, &[Act::Checkpoint]).await
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ mod pack;
 mod answers;
 mod answers_images;
 mod answers_refused;
+mod checkpoint;
+mod checkpoint_criu;
 mod containers_devices;
 mod containers_mounts;
 mod containers_process;

@@ -381,6 +381,7 @@ impl ContainerRecord {
             init: None,
             monitor: None,
             released: false,
+            frozen: false,
         }
     }
 }
