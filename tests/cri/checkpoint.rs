@@ -9,10 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use crio_setup::cri::v1::ContainerState;
 use crio_setup::ocic::client::ClientError;
+use crio_setup::ocid::failpoint::Point;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tonic::Code;
 
+use crate::failpoints::{Act, Stage, act};
 use crate::support::Machine;
 use crate::world::{World, code, eventually};
 
@@ -476,4 +478,45 @@ async fn a_container_that_ends_meanwhile_is_told() -> Result<()> {
     ensure!(status.exit_code == 137, "{status:?}");
     nothing_left(&world, "/checkpoints", 0).await?;
     world.assert_clean(&["/checkpoints"]).await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_during_a_checkpoint() -> Result<()> {
+    let world = played().await?;
+    world.machine.run(&["mkdir", "/checkpoints"])?;
+    let mut stage = Stage::on(world).await?;
+    for &point in Point::ALL
+        .iter()
+        .filter(|point| act(**point) == Act::Checkpoint)
+    {
+        let killed = kill_at(&mut stage, point).await;
+        killed.with_context(|| format!("killed at `{}`", point.name()))?;
+    }
+    stage.end().await
+}
+
+async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
+    let location = "/checkpoints/c.tar";
+    let sandbox = stage.world.pod_config("subject");
+    let pod = stage.world.run_pod(&sandbox).await?;
+    let config = stage
+        .world
+        .container_config("subject", &["sh", "-c", PROGRAM]);
+    let id = stage.world.up(&pod, &sandbox, config).await?;
+    said(&stage.world, &id, "here").await?;
+    stage.arm(point, "abort").await?;
+    let answer = take(&stage.world, &id, location).await;
+    ensure!(answer.is_err(), "answered");
+    stage.next().await?;
+    let world = &stage.world;
+    // Neither frozen nor half of a file anywhere; the archive is there once it has its name.
+    is_well(world, &id).await?;
+    let there = usize::from(point == Point::CheckpointPlaced);
+    nothing_left(world, "/checkpoints", there).await?;
+    take(world, &id, location).await?;
+    is_well(world, &id).await?;
+    nothing_left(world, "/checkpoints", 1).await?;
+    std::fs::remove_file(world.machine.path(location))?;
+    world.client.remove_pod_sandbox(&pod).await?;
+    stage.clean().await
 }
