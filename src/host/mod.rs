@@ -29,6 +29,7 @@ pub mod rooted;
 pub mod service;
 pub mod spawn;
 pub mod systemd;
+pub mod tcp_repair;
 pub mod terminal;
 pub mod tty;
 pub mod usage;

@@ -25,7 +25,11 @@ async fn world() -> Result<Option<World>> {
     }
     let check = machine.output(&["sh", "-c", "criu check 2>&1"])?;
     if !check.status.success() {
-        skip("checkpoints by criu", &check.text());
+        let why = check.text();
+        skip(
+            "checkpoints by criu",
+            why.lines().next().unwrap_or_default(),
+        );
         return Ok(None);
     }
     machine.run(&["mkdir", "/checkpoints"])?;
@@ -167,7 +171,7 @@ async fn restored(
         "set -e; mkdir /srv/restored; cd /srv/restored; tar -xf {LOCATION}; \
          bundle=/run/ocid/containers/{id}; tar -xf rootfs-diff.tar -C $bundle/rootfs; \
          cp $bundle/config.json .; ln -s $bundle/rootfs rootfs; mkfifo said; (cat said >output) & \
-         runc --root /srv/restored/state restore --detach --tcp-close --image-path checkpoint --work-path . \
+         runc --root /srv/restored/state restore --detach --tcp-established --file-locks --image-path checkpoint --work-path . \
             --bundle . restored </dev/null >said 2>&1 || {{ cat output restore.log; exit 1; }}"
     );
     world.machine.run(&["sh", "-c", &script])?;

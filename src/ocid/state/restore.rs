@@ -130,7 +130,7 @@ async fn restore_container(
             && r.monitor.is_some_and(|monitor| monitor.is_running())
     };
     if record.frozen {
-        checkpoint::thaw(daemon, container).await?;
+        checkpoint::undo(daemon, container).await?;
     }
     if running(&record) {
         let runtime = daemon.runtime(&record.runtime_handler)?;

@@ -15,6 +15,7 @@ mod archive;
 mod changes;
 mod describe;
 mod error;
+mod leftovers;
 mod staging;
 mod underway;
 
@@ -119,8 +120,23 @@ async fn criu(daemon: &Daemon, handler: &Handler) -> std::result::Result<PathBuf
     }
 }
 
-/// Lets a container run that was frozen for a checkpoint, as far as it still is. Also for a restart that finds one.
-pub async fn thaw(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+/// Lets a container run whose checkpoint did not come to its end, as if there had been none. Also for a restart that
+/// finds one.
+pub async fn undo(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    let record = container.now();
+    if let Some(pod) = daemon.sandboxes.get(&record.sandbox_id) {
+        let daemon = Arc::clone(daemon);
+        let cleared = crate::ocid::daemon::blocking(move || {
+            leftovers::clear(&daemon, &record, &pod.now());
+            Ok(())
+        });
+        cleared.await?;
+    }
+    thaw(daemon, container).await
+}
+
+/// Lets a container run that was frozen for a checkpoint, as far as it still is.
+async fn thaw(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let record = container.now();
     let alive = |r: &ContainerRecord| {
         r.phase == Phase::Running && r.init.is_some_and(|init| init.is_running())
@@ -191,7 +207,11 @@ impl Work<'_> {
         let begin = Instant::now();
         self.container.change(|r| r.frozen = true)?;
         let collected = self.collect(record, pod, staging).await;
-        let thawed = thaw(self.daemon, self.container).await;
+        let thawed = match &collected {
+            Ok(()) => thaw(self.daemon, self.container).await,
+            // criu may have been killed.
+            Err(_) => undo(self.daemon, self.container).await,
+        };
         let frozen = begin.elapsed();
         if let Err(error) = &thawed {
             tracing::error!(container = %record.id, %error, "a container stays frozen");
