@@ -520,3 +520,38 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
     world.client.remove_pod_sandbox(&pod).await?;
     stage.clean().await
 }
+
+#[tokio::test]
+async fn a_checkpoint_that_fails_at_any_stage_is_undone() -> Result<()> {
+    let location = "/checkpoints/c.tar";
+    let world = played().await?;
+    world.machine.run(&["mkdir", "/checkpoints"])?;
+    let (_, id) = subject(&world).await?;
+    let mut stage = Stage::on(world).await?;
+    for &point in Point::ALL
+        .iter()
+        .filter(|point| act(**point) == Act::Checkpoint)
+    {
+        stage.arm(point, "error").await?;
+        let world = &stage.world;
+        let (got, message) = code(take(world, &id, location).await)?;
+        ensure!(
+            got == Code::Internal && message.contains("it is armed"),
+            "{got:?} {message}"
+        );
+        let check = async {
+            is_well(world, &id).await?;
+            let placed = point == Point::CheckpointPlaced;
+            nothing_left(world, "/checkpoints", usize::from(placed)).await
+        };
+        check
+            .await
+            .with_context(|| format!("failed at `{}`", point.name()))?;
+    }
+    stage
+        .world
+        .client
+        .stop_container(&id, Duration::from_secs(30))
+        .await?;
+    stage.end().await
+}
