@@ -548,6 +548,7 @@ async fn a_checkpoint_that_fails_at_any_stage_is_undone() -> Result<()> {
             .await
             .with_context(|| format!("failed at `{}`", point.name()))?;
     }
+    std::fs::remove_file(stage.world.machine.path(location))?;
     stage
         .world
         .client
