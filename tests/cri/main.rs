@@ -17,6 +17,7 @@ mod pack;
 mod answers;
 mod answers_images;
 mod answers_refused;
+mod answers_states;
 mod checkpoint;
 mod checkpoint_criu;
 mod containers_devices;
