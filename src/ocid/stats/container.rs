@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::spread::spread;
 use super::{CpuUsage, Moment, Written, known};
 use crate::host::cgroup::{Memory, Pressure};
 use crate::ocid::daemon::{Daemon, blocking};
@@ -76,7 +77,7 @@ pub(super) fn read(
         }
         usage
     };
-    records.into_iter().map(one).collect()
+    spread(records, one)
 }
 
 /// Its place in the cgroup tree; `None` without its pod, or once it has ended.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::container::{self, ContainerUsage};
+use super::spread::{beside, spread};
 use super::{CpuUsage, Moment, known};
 use crate::host::cgroup::{Memory, Pressure};
 use crate::host::interfaces::{self, Interface};
@@ -41,19 +42,22 @@ pub async fn of(daemon: &Arc<Daemon>, records: Vec<Arc<SandboxRecord>>) -> Resul
     let written = container::written(daemon, &members).await;
     let daemon = Arc::clone(daemon);
     blocking(move || {
+        let read_containers = || container::read(&daemon, members, &written);
+        let (mut interfaces, usages) = beside(|| interfaces(&daemon, &records), read_containers);
         let mut containers: HashMap<String, Vec<ContainerUsage>> = HashMap::new();
-        for usage in container::read(&daemon, members, &written) {
+        for usage in usages {
             let pod = usage.record.sandbox_id.clone();
             containers.entry(pod).or_default().push(usage);
         }
-        let mut interfaces = interfaces(&daemon, &records);
         let owners = Owners::of(&daemon);
-        let one = |record: Arc<SandboxRecord>| {
+        let whole = |record: Arc<SandboxRecord>| {
             let containers = containers.remove(&record.id).unwrap_or_default();
-            let interfaces = interfaces.remove(&record.id);
-            read(&daemon, &owners, record, interfaces, containers)
+            (interfaces.remove(&record.id), containers, record)
         };
-        Ok(records.into_iter().map(one).collect())
+        let whole: Vec<_> = records.into_iter().map(whole).collect();
+        Ok(spread(whole, |(interfaces, containers, record)| {
+            read(&daemon, &owners, record, interfaces, containers)
+        }))
     })
     .await
 }
