@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Gid, Uid, fchown};
 
 /// Closes whatever the process that started us left open above the standard descriptors. For the first line of
 /// a program: nothing of our own may be open yet.
@@ -52,6 +54,23 @@ fn take(number: i32) -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
+/// Gives a pipe to a user and group: in a user namespace even root may open `/dev/stdout` anew only where it
+/// belongs to one of the namespace's own. Either end will do. What is no pipe (`/dev/null`) stays the machine's.
+pub fn give_pipe(fd: impl AsFd, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let Some((uid, gid)) = owner else {
+        return Ok(());
+    };
+    let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFIFO {
+        return Ok(());
+    }
+    Ok(fchown(
+        fd,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+    )?)
+}
+
 /// How many bytes can be read from a pipe, socket or terminal now.
 pub fn readable(fd: impl AsFd) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
@@ -73,6 +92,24 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn pipes_are_given_and_nothing_else() {
+        use std::os::unix::fs::MetadataExt;
+        let owner = |file: &File| {
+            let found = file.metadata().unwrap();
+            (found.uid(), found.gid())
+        };
+        let (reader, writer) = io::pipe().unwrap();
+        let reader = File::from(OwnedFd::from(reader));
+        give_pipe(&writer, None).unwrap();
+        assert_eq!(owner(&reader), (0, 0));
+        give_pipe(&writer, Some((500_000, 500_001))).unwrap();
+        assert_eq!(owner(&reader), (500_000, 500_001));
+        let null = File::open("/dev/null").unwrap();
+        give_pipe(&null, Some((500_000, 500_001))).unwrap();
+        assert_eq!(owner(&null), (0, 0));
+    }
 
     #[test]
     fn a_pipe_says_what_it_holds() {

@@ -2,17 +2,19 @@
 //! as the user's that a user namespace has in its place (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::context::during;
-use super::namespace::{IdMap, IdMaps, user_namespace};
+use super::namespace::{IdMap, IdMaps, on_a_thread, user_namespace};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const AT_RECURSIVE: libc::c_uint = 0x8000;
@@ -36,20 +38,34 @@ impl Detached {
     /// Of what is mounted at `source`, or a bind mount of it; with `deep` also of the mounts below.
     pub fn copy(source: &Path, deep: bool) -> io::Result<Self> {
         let text = CString::new(source.as_os_str().as_bytes())?;
-        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned() | recursive(deep);
-        // SAFETY: the path is a C string that outlives the call.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, text.as_ptr(), flags) };
-        let fd = Errno::result(fd).map(i32::try_from);
-        match fd {
-            // SAFETY: a descriptor that the kernel has just made, owned by nobody else.
-            Ok(Ok(fd)) => Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) })),
-            Ok(Err(_)) => Err(Errno::EBADF.into()),
-            Err(e) => Err(during(format_args!(
+        open_tree(libc::AT_FDCWD, &text, recursive(deep))
+            .map(Self)
+            .map_err(during(format_args!(
                 "copy the mount `{}`",
                 source.display()
-            ))(e)),
-        }
+            )))
+    }
+
+    /// Of what stands at `source` in another mount namespace, without the mounts below. No link is followed
+    /// there: it is somebody's who may not choose what we copy.
+    pub fn copy_from(mounts: &Path, source: &Path) -> io::Result<Self> {
+        let shown = mounts.display();
+        let namespace = File::open(mounts).map_err(during(format_args!("open `{shown}`")))?;
+        let within = on_a_thread("foreign-mount", || {
+            // A thread that shares its current folder with others may not leave their mounts.
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(&namespace, CloneFlags::CLONE_NEWNS)
+                .map_err(during(format_args!("enter the mounts `{shown}`")))?;
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+            let found = openat2(AT_FDCWD, source, how);
+            let found = found.map_err(during(format_args!("open `{}`", source.display())))?;
+            open_tree(found.as_raw_fd(), c"", libc::AT_EMPTY_PATH.cast_unsigned()).map_err(during(
+                format_args!("copy the mount `{}`", source.display()),
+            ))
+        });
+        within.and_then(|copy| copy).map(Self)
     }
 
     /// Maps ids as `user_namespace` does. `EINVAL` where a file system in it cannot (NFS), `EPERM` where
@@ -96,6 +112,16 @@ impl Detached {
         Errno::result(moved).map_err(during(format_args!("mount on `{}`", target.display())))?;
         Ok(())
     }
+}
+
+/// open_tree(2) of a copy: `path` from the folder `at`, or `at` itself.
+fn open_tree(at: RawFd, path: &CStr, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
+    let flags = flags | OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned();
+    // SAFETY: the path is a C string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, at, path.as_ptr(), flags) };
+    let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: a descriptor that the kernel has just made, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn recursive(deep: bool) -> libc::c_uint {

@@ -104,6 +104,16 @@ points! {
     UpdateApplied = "update.applied";
     UpdateNoted = "update.noted";
 
+    /// ReopenContainerLog: the monitor has answered.
+    LogReopened = "reopen-log.reopened";
+
+    /// UpdatePodSandboxResources: the kernel has the new limits, the record the old ones.
+    UpdatePodApplied = "update-pod.applied";
+    UpdatePodNoted = "update-pod.noted";
+
+    /// UpdateRuntimeConfig: the file is written.
+    ConfigWritten = "runtime-config.written";
+
     RemoveMarked = "remove.marked";
     RemoveReleased = "remove.released";
     RemoveBundle = "remove.bundle";

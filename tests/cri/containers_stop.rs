@@ -135,7 +135,11 @@ async fn attempts_of_one_name() -> Result<()> {
         config
     };
     let first = world.create(&pod, &sandbox, attempt(0)).await?;
-    let (refused, message) = code(world.create(&pod, &sandbox, attempt(0)).await)?;
+    // The same call again is answered as the first was; another one may not have the name.
+    ensure!(world.create(&pod, &sandbox, attempt(0)).await? == first);
+    let mut other = attempt(0);
+    other.command = vec!["true".to_owned()];
+    let (refused, message) = code(world.create(&pod, &sandbox, other).await)?;
     ensure!(
         refused == Code::AlreadyExists && message.contains(&first),
         "{message}"

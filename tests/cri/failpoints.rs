@@ -1,5 +1,5 @@
-//! The daemon, or a monitor, is killed at every stage of every call that changes something: whatever was there
-//! before goes on, the retry succeeds, and when all is removed nothing is left.
+//! The daemon is killed at every stage of every call that changes something: whatever was there before goes on,
+//! the retry succeeds, and when all is removed nothing is left.
 
 use std::time::{Duration, Instant};
 
@@ -10,24 +10,21 @@ use crio_setup::cri::v1::{
 use crio_setup::ocic::client::ClientError;
 use crio_setup::ocid::failpoint::{Point, VARIABLE};
 use nix::sys::signal::Signal;
-use serde_json::json;
 
-use crate::support::image::{Compression, Layer, assemble};
 use crate::support::snapshot::Snapshot;
 use crate::world::{LIMIT, World};
 
 /// The daemon is another process after each restart; the logs are kubelet's; addresses of links settle late.
 const USUAL: [&str; 3] = ["--debug", "/var/log/pods", "route local fe80"];
 /// Says that its own program runs, and ends with 7 when it is told to stop; the shell waits in a builtin.
-const POLITE: &str =
+pub const POLITE: &str =
     "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
 /// Hears nothing.
 const DEAF: &str = "trap '' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
-const TAG: &str = "library/victim";
 
 /// The call that reaches a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
+pub enum Act {
     RunPod,
     StopPod,
     RemovePod,
@@ -38,6 +35,11 @@ enum Act {
     /// Of one that must be killed.
     Kill,
     Update,
+    UpdatePod,
+    /// Of the log.
+    Reopen,
+    /// Of the runtime's configuration.
+    Configure,
     RemoveContainer,
     Pull,
     RemoveImage,
@@ -49,7 +51,7 @@ enum Act {
 }
 
 /// No arm for all others: whoever adds a point says here how it is reached.
-fn act(point: Point) -> Act {
+pub fn act(point: Point) -> Act {
     match point {
         Point::PodReserved
         | Point::PodRecorded
@@ -87,6 +89,9 @@ fn act(point: Point) -> Act {
         | Point::EndReleased => Act::Stop,
         Point::StopOverdue | Point::StopKilled => Act::Kill,
         Point::UpdateApplied | Point::UpdateNoted => Act::Update,
+        Point::UpdatePodApplied | Point::UpdatePodNoted => Act::UpdatePod,
+        Point::LogReopened => Act::Reopen,
+        Point::ConfigWritten => Act::Configure,
         Point::RemoveMarked
         | Point::RemoveReleased
         | Point::RemoveBundle
@@ -111,14 +116,14 @@ fn act(point: Point) -> Act {
 }
 
 /// A world in which a container of another pod runs all the time and must not notice anything.
-struct Stage {
-    world: World,
+pub struct Stage {
+    pub world: World,
     bystander: String,
     before: Snapshot,
 }
 
 impl Stage {
-    async fn new() -> Result<Self> {
+    pub async fn new() -> Result<Self> {
         let world = World::start().await?;
         let sandbox = world.pod_config("bystander");
         let pod = world.run_pod(&sandbox).await?;
@@ -134,14 +139,14 @@ impl Stage {
     }
 
     /// Restarts the daemon with a point armed.
-    async fn arm(&mut self, point: Point, action: &str) -> Result<()> {
+    pub async fn arm(&mut self, point: Point, action: &str) -> Result<()> {
         self.world.end_daemon(Signal::SIGKILL)?;
         let order = format!("{}={action}", point.name());
         self.world.start_daemon_with(&[(VARIABLE, &order)]).await
     }
 
     /// The daemon has died; the next one starts, and the bystander has not noticed.
-    async fn next(&mut self) -> Result<()> {
+    pub async fn next(&mut self) -> Result<()> {
         self.world.await_daemon()?;
         self.world.start_daemon().await?;
         let status = self.world.status(&self.bystander).await?;
@@ -151,7 +156,7 @@ impl Stage {
     }
 
     /// Back to what was there before; what is deleted beside the answers may take its time.
-    async fn clean(&self) -> Result<()> {
+    pub async fn clean(&self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let now = Snapshot::take(&self.world.machine)?;
@@ -163,7 +168,7 @@ impl Stage {
         }
     }
 
-    async fn end(self) -> Result<()> {
+    pub async fn end(self) -> Result<()> {
         self.world
             .client
             .stop_container(&self.bystander, Duration::from_secs(30))
@@ -186,7 +191,7 @@ async fn said_here(world: &World, id: &str) -> Result<()> {
 }
 
 /// The call must have been cut off by the daemon's death, not answered.
-fn cut_off<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Result<()> {
+pub fn cut_off<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Result<()> {
     match answer {
         Ok(answer) => anyhow::bail!("answered: {answer:?}"),
         Err(_) => Ok(()),
@@ -194,7 +199,7 @@ fn cut_off<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Result<()> {
 }
 
 /// A pod with a PID namespace for all, so that there is a pause process.
-fn pod_config(world: &World, name: &str) -> PodSandboxConfig {
+pub fn pod_config(world: &World, name: &str) -> PodSandboxConfig {
     let mut config = world.pod_config(name);
     if let Some(linux) = &mut config.linux {
         linux.security_context = None;
@@ -328,7 +333,7 @@ async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
     stage.clean().await
 }
 
-async fn kill_at_all(acts: &[Act]) -> Result<()> {
+pub async fn kill_at_all(acts: &[Act]) -> Result<()> {
     let mut stage = Stage::new().await?;
     let mut points = 0;
     for &point in Point::ALL {
@@ -358,162 +363,4 @@ async fn a_daemon_killed_in_the_life_of_a_container() -> Result<()> {
         Act::RemoveContainer,
     ])
     .await
-}
-
-#[tokio::test]
-async fn a_daemon_killed_in_the_life_of_an_image() -> Result<()> {
-    let mut stage = Stage::new().await?;
-    for &point in Point::ALL {
-        let act = act(point);
-        if !matches!(act, Act::Pull | Act::RemoveImage | Act::RemoveTag) {
-            continue;
-        }
-        let run = async {
-            let machine = &stage.world.machine;
-            // The one that has the tag already must lose it to the one that comes.
-            let mut old = Layer::default();
-            old.file("/old", 0o644, b"old")?;
-            let old = old.finish(Compression::Gzip)?;
-            let old = assemble(vec![old], json!({}))?;
-            let tag = stage.world.registry.push(machine, TAG, "1", &old)?;
-            stage.world.client.pull_image(&tag, None).await?;
-            let mut new = Layer::default();
-            new.file("/new", 0o644, point.name().as_bytes())?;
-            let new = new.finish(Compression::Gzip)?;
-            let new = assemble(vec![new], json!({}))?;
-            let pushed = stage.world.registry.push(machine, TAG, "1", &new)?;
-            ensure!(pushed == tag, "{pushed}");
-            let second = stage.world.registry.push(machine, TAG, "2", &new)?;
-            if act != Act::Pull {
-                for name in [&tag, &second] {
-                    stage.world.client.pull_image(name, None).await?;
-                }
-                if act == Act::RemoveImage {
-                    stage.world.client.remove_image(&tag).await?;
-                }
-            }
-            stage.arm(point, "abort").await?;
-            let client = stage.world.client.clone();
-            match act {
-                Act::Pull => cut_off(client.pull_image(&tag, None).await)?,
-                Act::RemoveImage => cut_off(client.remove_image(&second).await)?,
-                _ => cut_off(client.remove_image(&tag).await)?,
-            }
-            stage.next().await?;
-            let client = stage.world.client.clone();
-            match act {
-                Act::Pull => {
-                    let id = client.pull_image(&tag, None).await?;
-                    let named = client.list_images(None).await?;
-                    let named: Vec<_> = named
-                        .iter()
-                        .filter(|i| i.repo_tags.contains(&tag))
-                        .map(|i| i.id.clone())
-                        .collect();
-                    ensure!(named == [id], "{named:?}");
-                }
-                Act::RemoveImage => client.remove_image(&second).await?,
-                _ => client.remove_image(&tag).await?,
-            }
-            // The images of this round; the world's own is used.
-            for image in client.list_images(None).await? {
-                if !image.repo_tags.contains(&stage.world.image) {
-                    client.remove_image(&image.id).await?;
-                }
-            }
-            // The registry's files are the registry's.
-            stage.clean().await
-        };
-        run.await
-            .with_context(|| format!("killed at `{}`", point.name()))?;
-    }
-    stage.end().await
-}
-
-#[tokio::test]
-async fn a_monitor_killed_at_any_point() -> Result<()> {
-    let mut stage = Stage::new().await?;
-    for &point in Point::ALL {
-        let act = act(point);
-        if !matches!(act, Act::MonitorOfCreate | Act::Monitor) {
-            continue;
-        }
-        let run = async {
-            stage.arm(point, "abort").await?;
-            let world = &stage.world;
-            let name = point.name().replace('.', "-");
-            let sandbox = world.pod_config(&name);
-            let pod = world.run_pod(&sandbox).await?;
-            let config = world.container_config(&name, &["sh", "-c", "echo here; exit 3"]);
-            let created = world.create(&pod, &sandbox, config.clone()).await;
-            if act == Act::MonitorOfCreate {
-                let error = created.err().context("created without a monitor")?;
-                ensure!(error.to_string().contains("monitor"), "{error}");
-                let left = world.client.list_containers(None).await?;
-                ensure!(left.len() == 1, "{left:?}");
-            } else {
-                let id = created?;
-                // A container whose monitor is gone already is not started any more.
-                if point != Point::MonitorAnswered {
-                    world.client.start_container(&id).await?;
-                }
-                let status = world.ended(&id).await?;
-                let code = if point == Point::MonitorWritten {
-                    3
-                } else {
-                    137
-                };
-                ensure!(status.exit_code == code, "{status:?}");
-                ensure!(
-                    code == 3 || status.message.contains("monitor"),
-                    "{status:?}"
-                );
-                ensure!(status.finished_at > 0, "{status:?}");
-                world.client.remove_container(&id).await?;
-            }
-            // The daemon lives and its monitors are whole again.
-            stage.world.restart(Signal::SIGKILL).await?;
-            let world = &stage.world;
-            let (_, status) = world.run(&pod, &sandbox, config).await?;
-            ensure!(status.exit_code == 3, "{status:?}");
-            world.client.remove_pod_sandbox(&pod).await?;
-            stage.clean().await
-        };
-        run.await
-            .with_context(|| format!("killed at `{}`", point.name()))?;
-    }
-    stage.end().await
-}
-
-#[tokio::test]
-async fn what_fails_at_any_point_of_its_making_is_undone() -> Result<()> {
-    let mut stage = Stage::new().await?;
-    for &point in Point::ALL {
-        let act = act(point);
-        if !matches!(act, Act::RunPod | Act::Create) {
-            continue;
-        }
-        let run = async {
-            stage.arm(point, "error").await?;
-            let world = &stage.world;
-            let name = point.name().replace('.', "-");
-            let sandbox = pod_config(world, &name);
-            let error = if act == Act::RunPod {
-                world.run_pod(&sandbox).await.map(drop)
-            } else {
-                let pod = world.run_pod(&sandbox).await?;
-                let config = world.container_config(&name, &["sh", "-c", POLITE]);
-                let failed = world.create(&pod, &sandbox, config).await.map(drop);
-                world.client.remove_pod_sandbox(&pod).await?;
-                failed
-            };
-            let error = error.err().context("it did not fail")?.to_string();
-            ensure!(error.contains("it is armed"), "{error}");
-            stage.clean().await
-        };
-        run.await
-            .with_context(|| format!("failed at `{}`", point.name()))?;
-    }
-    stage.world.restart(Signal::SIGKILL).await?;
-    stage.end().await
 }

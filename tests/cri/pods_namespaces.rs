@@ -143,6 +143,11 @@ async fn a_container_joins_another_ones_namespaces() -> Result<()> {
     let all = options(Target, Target, &target);
     let (debug, found) = sleeper(&world, &id, &sandbox, "all", Some(all)).await?;
     ensure!(found == of_target, "{found:?} {of_target:?}");
+    // What goes with the IPC namespace comes along, both ways.
+    world.shell(&target, "echo shared > /dev/shm/one").await?;
+    ensure!(world.shell(&debug, "cat /dev/shm/one").await? == "shared");
+    world.shell(&debug, "echo back > /dev/shm/two").await?;
+    ensure!(world.shell(&target, "cat /dev/shm/two").await? == "back");
     ensure!(
         world
             .shell(&debug, "ps")

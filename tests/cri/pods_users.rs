@@ -4,11 +4,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use anyhow::{Result, ensure};
 use crio_setup::cri::v1;
+use crio_setup::ocic::stream::Ended;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tonic::Code;
 
 use crate::pods::{host, namespaces, userns};
+use crate::streams;
 use crate::support::image::{Compression, Layer, assemble};
 use crate::world::{World, code};
 
@@ -20,7 +22,7 @@ fn pod_with_users(world: &World, name: &str) -> v1::PodSandboxConfig {
 
 /// Root in the pod is nobody in particular on the machine; the image's files, the pod's files and a
 /// volume belong to whom they should; everything works as in any pod.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn root_of_a_pod_is_not_the_machines() -> Result<()> {
     let mut world = World::start().await?;
     let status = world.client.status(false).await?;
@@ -133,6 +135,29 @@ async fn root_of_a_pod_is_not_the_machines() -> Result<()> {
         context.run_as_user = Some(v1::Int64Value { value: user });
         let (said, status) = world.run(&pod, &sandbox, config).await?;
         ensure!(said == format!("out\n{user}"), "{said} {status:?}");
+    }
+    // So can that of what is run in it.
+    for (name, user) in [("root-runs", 0), ("worker-runs", 1234)] {
+        let mut config = world.container_config(name, &["sleep", "600"]);
+        let linux = config.linux.get_or_insert_default();
+        let context = linux.security_context.get_or_insert_default();
+        context.run_as_user = Some(v1::Int64Value { value: user });
+        let id = world.up(&pod, &sandbox, config).await?;
+        let script = "cat /proc/self/fd/0; echo out > /dev/stdout; echo err > /dev/stderr; id -u";
+        let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let answer = world.client.exec_sync(&id, words.clone(), None).await?;
+        let said = format!("out\n{user}\n").into_bytes();
+        ensure!(
+            (answer.exit_code, &answer.stdout) == (0, &said) && answer.stderr == b"err\n",
+            "{name}: {answer:?}"
+        );
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut e = streams::exec(&world, &id, &words, [true, true, true, false]).await?;
+        streams::close(&mut e).await?;
+        let (out, err) = tokio::join!(streams::all(e.stdout.take()), streams::all(e.stderr.take()));
+        let (out, err) = (out?, err?);
+        ensure!(out == said && err == b"err\n", "{name}: {out:?} {err:?}");
+        ensure!(streams::ended(&mut e).await? == Ended::Exit(0));
     }
     // The second container stands on the same layers, whose owners the first has not changed.
     let config = world.container_config("second", &["stat", "-c", "%a %u", "/bin/busybox"]);

@@ -152,6 +152,7 @@ impl World {
             process: &process,
             limit,
             cgroup: None,
+            owner: None,
         };
         self.runtime.exec_sync(&request).await
     }

@@ -98,8 +98,14 @@ async fn a_node_is_kept_as_it_should_be() -> Result<()> {
     }
     ensure!(events > pods, "only {events} events");
     no_panic(&world)?;
-    // What others do to the machine's `/tmp` shows through.
-    let clean = world.assert_clean(&["route local fe80", "--debug", "file /tmp"]);
+    // What others do to the machine's `/tmp` shows through; what kubelet told of its subnets is remembered.
+    let expected = [
+        "route local fe80",
+        "--debug",
+        "file /tmp",
+        "runtime-config.json",
+    ];
+    let clean = world.assert_clean(&expected);
     clean.await.with_context(told)?;
     let after = flat::settled(&world, &before, SLACK).await?;
     println!("after:  {after}");

@@ -226,7 +226,7 @@ pub fn is_pinned(path: &Path) -> io::Result<bool> {
 }
 
 /// A fresh thread for work that changes its own namespaces; its panic becomes the caller's.
-fn on_a_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(super) fn on_a_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let builder = thread::Builder::new().name(name.to_owned());
         let running = builder.stack_size(STACK).spawn_scoped(scope, f)?;

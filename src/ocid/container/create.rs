@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Container;
 use super::config::ContainerConfig;
 use super::facts::HostFacts;
+use super::mapped;
 use super::remove::teardown;
 use super::selinux::{self, Labels};
 use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
@@ -24,12 +25,13 @@ use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
 use crate::ocid::runtime::{CreateRequest, JournalTags};
 use crate::ocid::sandbox::Sandbox;
+use crate::ocid::sandbox::config::NamespaceMode;
 use crate::ocid::sandbox::files::Files;
 use crate::ocid::state::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
 use crate::ocid::storage::View;
 
 /// Makes a container that is ready to start; answers with its id. A call with the name of one that is
-/// being made in the same pod waits for that one.
+/// being made in the same pod waits for that one; a repeat of the call that made one finds that one.
 pub async fn create(
     daemon: &Arc<Daemon>,
     sandbox: &str,
@@ -64,19 +66,17 @@ async fn make(
     if pod.phase != Phase::Created {
         return Err(not_ready(&pod));
     }
-    let image = daemon
-        .images
-        .get(&config.image.image)
-        .ok_or_else(|| Error::NotFound {
-            what: "image",
-            id: config.image.image.clone(),
-        })?;
     let id = new_id()?;
     if let Err(taken) = daemon.names.take("container", name, &id) {
         return found_again(daemon, &config, taken);
     }
-    // Whoever makes containers in it knows the pod.
-    daemon.joined.forget(&pod.id);
+    let Some(image) = daemon.images.get(&config.image.image) else {
+        daemon.names.release(&id);
+        return Err(Arc::new(Error::NotFound {
+            what: "image",
+            id: config.image.image.clone(),
+        }));
+    };
     let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
     let container = Arc::new(Container::new(daemon.container_folder(&id), record));
     match build(daemon, &pod, &container, &image).await {
@@ -97,14 +97,13 @@ async fn make(
     }
 }
 
-/// The container that has the name already, where it is the one that a repeat of a call cut off by our own end
-/// asks for.
+/// The container that has the name already, where this call repeats the one that made it: a client cannot
+/// always tell whether its call was carried out. One that has ended would be of no use to it.
 fn found_again(daemon: &Daemon, config: &ContainerConfig, taken: Arc<Error>) -> Result<String> {
     if let Error::Exists { id, .. } = &*taken
         && let Some(container) = daemon.containers.get(id)
-        && container.now().phase == Phase::Created
+        && matches!(container.now().phase, Phase::Created | Phase::Running)
         && container.now().config == *config
-        && daemon.joined.take_offer(id)
     {
         return Ok(id.clone());
     }
@@ -201,7 +200,7 @@ async fn build(
             .log_to_journald
             .then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
-        owner: owner(pod),
+        owner: pod.root(),
     };
     let created = handler
         .runtime
@@ -220,11 +219,6 @@ async fn build(
     failpoint::pass(Point::CreateNoted).await?;
     container.commit().await?;
     Ok(failpoint::pass(Point::CreateCommitted).await?)
-}
-
-/// The root of the pod's user namespace: to whom the container's stdio belongs, so that it can open it anew.
-fn owner(pod: &SandboxRecord) -> Option<(u32, u32)> {
-    pod.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 /// What stands ready for a container's specification.
@@ -248,6 +242,16 @@ fn build_spec(
     let cgroups_path = daemon
         .pod_cgroup(&pod.config.cgroup_parent)?
         .runtime_path(&record.id);
+    let target_pid = target_pid(daemon, record)?;
+    let ipc = record
+        .config
+        .security
+        .namespaces(&pod.config.namespaces)
+        .ipc;
+    let shm = match (ipc, target_pid) {
+        (NamespaceMode::Target, Some(pid)) => mapped::shm_of(pid, &bundle)?,
+        _ => files.shm,
+    };
     let view = SandboxView {
         id: &pod.id,
         config: &pod.config,
@@ -256,11 +260,11 @@ fn build_spec(
         uts: pinned.uts,
         user: pinned.user,
         pid: pinned.pid,
-        target_pid: target_pid(daemon, record)?,
+        target_pid,
         resolv_conf: files.resolv_conf,
         hosts: files.hosts,
         hostname: files.hostname,
-        shm: files.shm,
+        shm,
         cgroups_path,
     };
     let inputs = SpecInputs {

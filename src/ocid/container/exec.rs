@@ -45,6 +45,7 @@ pub async fn exec_sync(
         process: &process,
         limit,
         cgroup,
+        owner: owner(daemon, &record),
     };
     let output = handler.runtime.exec_sync(&request).await;
     output.map_err(|e| Arc::new(e.into()))
@@ -63,6 +64,11 @@ fn check(args: &[String], limit: i64) -> std::result::Result<Option<Duration>, E
     let problem = || FieldError::new("timeout", format!("is {limit}, not a number of seconds"));
     let seconds = u64::try_from(limit).map_err(|_| problem())?;
     Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
+}
+
+/// To whom a command's pipes are given, so that it can open them anew.
+pub fn owner(daemon: &Daemon, record: &ContainerRecord) -> Option<(u32, u32)> {
+    daemon.sandboxes.get(&record.sandbox_id)?.now().root()
 }
 
 /// The container's cgroup, where this runtime can run a command in one below it.

@@ -1,5 +1,5 @@
-//! Volumes of pods with a user namespace: id-mapped copies of their mounts, made here and not by the
-//! runtime, which cannot before runc 1.2.
+//! Copies of mounts that only we can make: the volumes of pods with a user namespace, id-mapped (the runtime
+//! cannot before runc 1.2), and the `/dev/shm` of a container whose IPC namespace another joins.
 
 use std::fs;
 use std::io;
@@ -65,6 +65,21 @@ pub(super) fn copy(
         }
         Err(e) => Err(failed("mount a volume with mapped ids on")(e)),
     }
+}
+
+/// Shows the `/dev/shm` of the container whose init is process `pid` in the bundle, and answers where.
+pub(super) fn shm_of(pid: i32, bundle: &Path) -> Result<PathBuf, SpecError> {
+    let target = bundle.join(FOLDER).join("shm");
+    let failed = |act| {
+        let target = target.clone();
+        move |e| SpecError::io(act, target, e)
+    };
+    fs::create_dir_all(&target).map_err(failed("make the mount point"))?;
+    let mounts = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
+    Detached::copy_from(&mounts, Path::new("/dev/shm"))
+        .and_then(|copy| copy.attach(&target))
+        .map_err(failed("mount the target container's `/dev/shm` on"))?;
+    Ok(target)
 }
 
 /// Unmounts a bundle's volumes; none is no error.

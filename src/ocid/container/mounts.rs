@@ -263,12 +263,7 @@ fn shm(inputs: &SpecInputs<'_>) -> Mount {
     let target = Path::new("/dev/shm");
     let bind = |source: &Path| new_mount(target, "bind", source, &["rbind", "rprivate", "rw"]);
     let pod = &inputs.sandbox.config.namespaces;
-    let ipc = match inputs.config.security.namespaces(pod).ipc {
-        // A mount of another container's cannot be had, only the one that it shares with its pod.
-        NamespaceMode::Target => pod.ipc,
-        own => own,
-    };
-    match ipc {
+    match inputs.config.security.namespaces(pod).ipc {
         NamespaceMode::Node => bind(Path::new("/dev/shm")),
         NamespaceMode::Container => new_mount(
             target,

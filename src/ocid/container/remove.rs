@@ -43,7 +43,7 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
     daemon.containers.remove(&id);
     daemon.tell(Kind::Deleted, &container.now());
     daemon.names.release(&id);
-    daemon.joined.forget(&id);
+    daemon.joined.take_offer(&id);
     tracing::info!(container = %id, "container is removed");
     Ok(())
 }

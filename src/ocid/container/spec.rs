@@ -78,6 +78,7 @@ pub struct SandboxView<'a> {
     pub resolv_conf: PathBuf,
     pub hosts: PathBuf,
     pub hostname: PathBuf,
+    /// Of the pod; for a container that joins another's IPC namespace, that one's.
     pub shm: PathBuf,
     /// Of the container, in the form of the runtime's cgroup driver.
     pub cgroups_path: String,

@@ -19,10 +19,15 @@ pub async fn start(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
         let daemon = Arc::clone(daemon);
         async move {
             start_now(&daemon, &container).await?;
-            Ok(container.now().id.clone())
+            let id = container.now().id.clone();
+            daemon.joined.offer(&id);
+            Ok(id)
         }
     };
-    daemon.joined.run(&daemon.tasks, name, work).await.map(drop)
+    let id = daemon.joined.run(&daemon.tasks, name, work).await?;
+    // Reached only by a caller that is still there: it takes the answer along.
+    daemon.joined.take_offer(&id);
+    Ok(())
 }
 
 async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {

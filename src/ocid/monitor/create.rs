@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::fchown;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use super::protocol::{
 };
 use super::record;
 use super::stdio::{Channel, Stream};
+use crate::host::fd::give_pipe;
 use crate::host::process::{self, ProcessId};
 use crate::host::pty;
 use crate::ocid::failpoint::{self, Point};
@@ -73,11 +73,9 @@ impl Stdio {
         } else {
             (null()?, None)
         };
-        if let Some((uid, gid)) = job.owner {
-            // In a user namespace even root may open `/dev/stdout` only where it belongs to one of its users.
-            fchown(&their_out, Some(uid), Some(gid))?;
-            fchown(&their_err, Some(uid), Some(gid))?;
-        }
+        give_pipe(&their_in, job.owner)?;
+        give_pipe(&their_out, job.owner)?;
+        give_pipe(&their_err, job.owner)?;
         let console = if job.tty {
             // What a former attempt left behind.
             record::remove(Path::new(CONSOLE))?;

@@ -19,6 +19,7 @@ use super::call::{self, Children, Ended};
 use super::protocol::{ExecJob, Reply};
 use super::{Daemon, MonitorError};
 use crate::host::cgroup::SubCgroup;
+use crate::host::fd::{give_pipe, take_output};
 use crate::host::process;
 
 /// How long a killed process is waited for before it is left to whoever adopts it.
@@ -30,7 +31,10 @@ pub fn run(job: &ExecJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
         .limit_ms
         .map(|ms| Instant::now() + Duration::from_millis(ms));
     let children = Children::new().map_err(prepare("watch for ended children"))?;
-    let outputs = crate::host::fd::take_output().map_err(prepare("take the output pipes"))?;
+    let outputs = take_output().map_err(prepare("take the output pipes"))?;
+    for pipe in &outputs {
+        give_pipe(pipe, job.owner).map_err(prepare("give away the output pipes"))?;
+    }
     // A cgroup that cannot be made is the container's end, which the runtime will tell of, or a limit on cgroups.
     let cgroup = job.cgroup.as_ref().and_then(|c| {
         let made = SubCgroup::make(&c.folder).ok()?;

@@ -122,6 +122,9 @@ pub struct ExecJob {
     /// A cgroup of its own; absent where the runtime cannot use one.
     #[serde(default)]
     pub cgroup: Option<ExecCgroup>,
+    /// As in [`ContainerJob`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Where what is exec'd is kept together: a cgroup below the container's.
@@ -145,6 +148,9 @@ pub struct SessionJob {
     /// Without a terminal: is there input? Else the process reads the end of the file at once.
     pub stdin: bool,
     pub open_files: Option<u64>,
+    /// As in [`ContainerJob`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
 }
 
 /// The one line that a monitor answers on its start-up socket.

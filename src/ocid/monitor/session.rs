@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use super::call::{self, Children, Ended};
 use super::protocol::{CONSOLE, Reply, SessionJob};
 use super::{Daemon, MonitorError};
+use crate::host::fd::{give_pipe, take_output};
 use crate::host::{pass, process, pty};
 
 /// How long a killed process is waited for before it is left to whoever adopts it.
@@ -30,7 +31,10 @@ pub fn run(job: &SessionJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
     let prepare = MonitorError::prepare;
     std::env::set_current_dir(&job.folder).map_err(prepare("enter the folder of the session"))?;
     let children = Children::new().map_err(prepare("watch for ended children"))?;
-    let outputs = crate::host::fd::take_output().map_err(prepare("take the output pipes"))?;
+    let outputs = take_output().map_err(prepare("take the output pipes"))?;
+    for pipe in &outputs {
+        give_pipe(pipe, job.owner).map_err(prepare("give away the output pipes"))?;
+    }
     // Nobody is left to be told when it has gone.
     if let Some(exit_code) = session(job, &children, outputs, daemon)? {
         daemon.reply(&Reply::Exited { exit_code });
@@ -121,6 +125,7 @@ fn stdin(job: &SessionJob, daemon: &Daemon) -> io::Result<OwnedFd> {
         return Ok(File::open("/dev/null")?.into());
     }
     let (reader, writer) = io::pipe()?;
+    give_pipe(&reader, job.owner)?;
     daemon.pass(&writer)?;
     Ok(reader.into())
 }

@@ -29,6 +29,8 @@ pub struct ExecRequest<'a> {
     pub limit: Option<Duration>,
     /// The container's cgroup, where the runtime can run a command in one below it.
     pub cgroup: Option<ContainerCgroup>,
+    /// User and group to whom the command's pipes are given; else they stay ours.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A container's cgroup as `exec --cgroup` speaks of it.
@@ -92,6 +94,7 @@ impl Runtime {
                 let name = folder.path().file_name()?.to_str()?;
                 Some(cgroup.below(name))
             }),
+            owner: r.owner,
         }));
         let started = self
             .launch(r.id, job, [Stdio::piped(), Stdio::piped()], |_| Ok(()))

@@ -32,6 +32,8 @@ pub struct SessionRequest<'a> {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
+    /// User and group to whom the command's pipes are given; else they stay ours.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A command that runs. Dropped before its end, it is killed with its children.
@@ -74,6 +76,7 @@ impl Runtime {
             tty: r.tty,
             stdin: r.stdin,
             open_files: self.open_files.map(|(soft, _)| soft),
+            owner: r.owner,
         }));
         let output = |wanted: bool| match wanted && !r.tty {
             true => Stdio::piped(),

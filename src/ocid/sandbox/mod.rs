@@ -73,6 +73,11 @@ impl SandboxRecord {
         Some(Users { namespace, maps })
     }
 
+    /// The root of the pod's user namespace, to whom what its containers find of ours belongs. None: the machine's.
+    pub fn root(&self) -> Option<(u32, u32)> {
+        self.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
+    }
+
     /// Pinned namespaces, for those kinds that the pod's containers share.
     pub fn pinned(&self, daemon: &Daemon) -> Pinned {
         let (folder, modes) = (daemon.namespaces(&self.id), &self.config.namespaces);

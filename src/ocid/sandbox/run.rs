@@ -25,7 +25,7 @@ use crate::ocid::pause::{self, PauseRequest};
 use crate::ocid::state::record::{Phase, Record, SandboxRecord};
 
 /// Makes a pod that is ready for containers; answers with its id. A call with the name of one that is
-/// being made waits for that one.
+/// being made waits for that one; a repeat of the call that made one finds that one.
 pub async fn run(daemon: &Arc<Daemon>, config: SandboxConfig, handler: String) -> Result<String> {
     let name = config.name();
     let work = {
@@ -49,7 +49,7 @@ async fn make(
     let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
     let id = new_id()?;
     if let Err(taken) = daemon.names.take("pod", name, &id) {
-        return found_again(daemon, &config, taken);
+        return found_again(daemon, &config, &handler, taken);
     }
     let record = SandboxRecord::new(id.clone(), config, handler, now_ns());
     let sandbox = Arc::new(Sandbox::new(daemon.sandbox_folder(&id), record));
@@ -71,14 +71,19 @@ async fn make(
     }
 }
 
-/// The pod that has the name already, where it is the one that a repeat of a call cut off by our own end asks
-/// for.
-fn found_again(daemon: &Daemon, config: &SandboxConfig, taken: Arc<Error>) -> Result<String> {
+/// The pod that has the name already, where this call repeats the one that made it: a client cannot always tell
+/// whether its call was carried out. One that is not ready any more would be of no use to it.
+fn found_again(
+    daemon: &Daemon,
+    config: &SandboxConfig,
+    handler: &str,
+    taken: Arc<Error>,
+) -> Result<String> {
     if let Error::Exists { id, .. } = &*taken
         && let Some(sandbox) = daemon.sandboxes.get(id)
         && sandbox.now().phase == Phase::Created
         && sandbox.now().config == *config
-        && daemon.joined.take_offer(id)
+        && sandbox.now().runtime_handler == handler
     {
         return Ok(id.clone());
     }
@@ -95,7 +100,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
         .map_err(Error::io("write the record in", sandbox.folder()))?;
     failpoint::pass(Point::PodRecorded).await?;
     make_folder(&run)?;
-    let owner = owner(&record);
+    let owner = record.root();
 
     let hostname = record.config.hostname_or(&record.id, &machine_name());
     pin(daemon, &record, &hostname).await?;
@@ -166,11 +171,6 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
             .map_err(Error::io("pin the namespaces of the pod in", &folder))
     })
     .await
-}
-
-/// The root of the pod's user namespace, to whom its files belong.
-fn owner(record: &SandboxRecord) -> Option<(u32, u32)> {
-    record.config.namespaces.userns.as_ref()?.maps().owner(0, 0)
 }
 
 /// The least of the users and groups that a user namespace knows, nobody where it is among them.

@@ -89,7 +89,6 @@ pub async fn remove_now(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<
     daemon.sandboxes.remove(&id);
     daemon.tell_pod(Kind::Deleted, &sandbox.now());
     daemon.names.release(&id);
-    daemon.joined.forget(&id);
     tracing::info!(pod = %id, "pod is removed");
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::run::limits;
 use crate::ocid::container::resources::Resources;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::state::record::Phase;
 
 /// Changes what the pod may use and what it costs itself; an absent one stays as it is. The kernel is told
@@ -41,7 +42,9 @@ pub async fn update(
                 updated.map_err(Error::io("limit the cgroup", cgroup.path()))
             })
             .await?;
+            failpoint::pass(Point::UpdatePodApplied).await?;
             sandbox.change(|r| r.config = config)?;
+            failpoint::pass(Point::UpdatePodNoted).await?;
             tracing::info!(pod = %record.id, "pod has new limits");
             sandbox.commit().await
         })

@@ -1,7 +1,8 @@
-//! A retry joins the attempt that is under way, and finds the result of one whose client went away.
+//! A retry joins the attempt that is under way, and one whose answer nobody took finds it.
 //!
-//! Clients repeat a create call when their deadline passes, with the same name and attempt. The first
-//! call's task outlives its client; a repeat must neither start over nor be refused.
+//! Clients repeat a call when their deadline passes. The first call's task outlives its client; a repeat must
+//! neither start over nor be refused. Who repeats the making of something that stands finds it by its name; that
+//! something was *done* to a container, and nobody was told, is what is on offer here.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -15,39 +16,28 @@ use crate::ocid::error::{Error, Result};
 
 type Running = Shared<BoxFuture<'static, Result<String>>>;
 
-enum Entry {
-    Running(Running),
-    /// Done, but nobody was there to take the answer.
-    Unclaimed(String),
-}
-
 /// Operations by name (of what they create, or of what they do to which id), each answering with an id.
 #[derive(Default)]
 pub struct Joined {
-    entries: Arc<Mutex<HashMap<String, Entry>>>,
-    /// What an earlier daemon made and may not have told anybody of.
+    running: Arc<Mutex<HashMap<String, Running>>>,
+    /// Ids of which nobody may have been told.
     offers: Mutex<HashSet<String>>,
 }
 
 impl Joined {
     /// Runs `work` in a task of its own that ends even if the caller does not wait, unless an
-    /// operation of this name is under way or has an answer that nobody took: then that one's.
+    /// operation of this name is under way: then that one's answer is the answer.
     pub async fn run<F>(&self, tasks: &TaskTracker, name: String, work: F) -> Result<String>
     where
         F: Future<Output = Result<String>> + Send + 'static,
     {
         let running = {
-            let mut entries = lock(&self.entries);
-            match entries.get(&name) {
-                Some(Entry::Running(running)) => running.clone(),
-                Some(Entry::Unclaimed(id)) => {
-                    let id = id.clone();
-                    entries.remove(&name);
-                    return Ok(id);
-                }
+            let mut table = lock(&self.running);
+            match table.get(&name) {
+                Some(running) => running.clone(),
                 None => {
                     let running = self.spawn(tasks, name.clone(), work);
-                    entries.insert(name.clone(), Entry::Running(running.clone()));
+                    table.insert(name, running.clone());
                     running
                 }
             }
@@ -55,29 +45,15 @@ impl Joined {
         let answer = running.await;
         // The news that the client has left may be waiting for its turn.
         tokio::task::yield_now().await;
-        // Reached only by a caller that is still there: it takes the answer along.
-        if let Ok(id) = &answer {
-            self.forget(id);
-        }
         answer
     }
 
     /// The names of operations under way.
     pub fn names(&self) -> Vec<String> {
-        let entries = lock(&self.entries);
-        let running = entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry, Entry::Running(_)));
-        running.map(|(name, _)| name.clone()).collect()
+        lock(&self.running).keys().cloned().collect()
     }
 
-    /// Forgets an answer that nobody took: it was taken now, or what it names is gone.
-    pub fn forget(&self, id: &str) {
-        lock(&self.entries).retain(|_, entry| !matches!(entry, Entry::Unclaimed(i) if i == id));
-        self.take_offer(id);
-    }
-
-    /// After a restart: this id may never have reached the client, so a repeat of the call may have it, once.
+    /// What was done to this id may never have reached the client, so a repeat of the call may have it, once.
     pub fn offer(&self, id: &str) {
         lock(&self.offers).insert(id.to_owned());
     }
@@ -91,25 +67,29 @@ impl Joined {
     where
         F: Future<Output = Result<String>> + Send + 'static,
     {
-        let entries = Arc::clone(&self.entries);
-        let key = name.clone();
+        let running = Arc::clone(&self.running);
         let task = tasks.spawn(async move {
-            let answer = work.await;
-            let mut entries = lock(&entries);
-            match &answer {
-                Ok(id) => entries.insert(key, Entry::Unclaimed(id.clone())),
-                Err(_) => entries.remove(&key),
-            };
-            answer
+            // Gone when the work is over, also by a panic, and whether or not anybody waits.
+            let _entry = Entry { running, name };
+            work.await
         });
-        let entries = Arc::clone(&self.entries);
         let joined = async move {
-            task.await.unwrap_or_else(|e| {
-                lock(&entries).remove(&name);
-                Err(Arc::new(Error::Internal(e.to_string())))
-            })
+            let answer = task.await;
+            answer.unwrap_or_else(|e| Err(Arc::new(Error::Internal(e.to_string()))))
         };
         joined.boxed().shared()
+    }
+}
+
+/// A line of the table; it goes with this.
+struct Entry {
+    running: Arc<Mutex<HashMap<String, Running>>>,
+    name: String,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.running).remove(&self.name);
     }
 }
 
@@ -141,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repeat_joins_and_an_abandoned_answer_is_found() {
+    async fn a_repeat_joins_and_work_outlives_its_caller() {
         let (tasks, joined) = (TaskTracker::new(), Joined::default());
         let count = Arc::new(AtomicUsize::new(0));
         let (open, gate) = oneshot::channel();
@@ -152,17 +132,27 @@ mod tests {
             assert!(early.is_pending());
             // The client gives up here: the future is dropped, the task goes on.
         }
+        assert_eq!(joined.names(), ["pod"]);
+        let again = joined.run(&tasks, "pod".into(), counted(&count, open_gate()));
+        tokio::pin!(again);
+        assert!(futures_util::poll!(&mut again).is_pending());
         open.send(()).unwrap();
+        assert_eq!(again.await.unwrap(), "id0");
         tasks.close();
         tasks.wait().await;
-        let again = joined
-            .run(&tasks, "pod".into(), counted(&count, open_gate()))
-            .await;
-        assert_eq!(again.unwrap(), "id0");
+        assert!(joined.names().is_empty());
         let fresh = joined
             .run(&tasks, "pod".into(), counted(&count, open_gate()))
             .await;
-        assert_eq!(fresh.unwrap(), "id1", "an answer is taken once");
+        assert_eq!(fresh.unwrap(), "id1");
+    }
+
+    #[test]
+    fn an_offer_is_taken_once() {
+        let joined = Joined::default();
+        assert!(!joined.take_offer("id"));
+        joined.offer("id");
+        assert!(joined.take_offer("id") && !joined.take_offer("id"));
     }
 
     #[tokio::test]

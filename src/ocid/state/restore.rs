@@ -92,8 +92,6 @@ async fn restore_sandbox(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, boot: &st
         tracing::info!(pod = %record.id, "the pod did not outlive the reboot");
         sandbox.note(|r| r.phase = Phase::Stopped);
         teardown::disconnect(daemon, sandbox, std::future::ready(())).await?;
-    } else if record.phase == Phase::Created {
-        daemon.joined.offer(&record.id);
     }
     Ok(())
 }
@@ -124,8 +122,6 @@ async fn restore_container(
     let name = container_name(&record);
     daemon.names.take("container", &name, &record.id)?;
     daemon.containers.insert(&record.id, Arc::clone(container));
-    // Whoever makes containers in it knows the pod.
-    daemon.joined.forget(&record.sandbox_id);
     if record.started_at != 0 {
         daemon.events.adopt(&record.id);
     }
@@ -144,6 +140,7 @@ async fn restore_container(
                 r.started_at = 0;
             });
         }
+        // Nobody may have been told that it runs.
         daemon.joined.offer(&record.id);
         exit::watch_monitor(daemon, container);
         return Ok(());

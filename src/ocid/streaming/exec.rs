@@ -14,7 +14,7 @@ use super::channels::{Channels, Input, Output};
 use super::status::Outcome;
 use crate::host::terminal::Terminal;
 use crate::host::{fd, pty};
-use crate::ocid::container::exec::process;
+use crate::ocid::container::exec::{owner, process};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::rpc::status;
@@ -87,6 +87,7 @@ async fn exec(
         stdin: channels.stdin.is_some(),
         stdout: channels.stdout.is_some(),
         stderr: channels.stderr.is_some(),
+        owner: owner(daemon, &record),
     };
     let runtime = daemon.runtime(&record.runtime_handler)?;
     let failed = |e: RuntimeError| Arc::new(Error::from(e));

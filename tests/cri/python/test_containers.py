@@ -140,14 +140,15 @@ class Life(Suite):
         self.cri.StartContainer(container_id=id)
 
     def test_a_name_is_one_container_s(self):
-        # As with pods: the one that has it, or a refusal that names that one.
+        # As with pods: a repeat finds the one that has it, another request is refused by that one's id.
         fields, listed = self.named()
         first = self.cri.CreateContainer(**fields).container_id
-        try:
-            self.assertEqual(self.cri.CreateContainer(**fields).container_id, first)
-        except grpc.RpcError as error:
-            self.assertEqual(error.code(), StatusCode.ALREADY_EXISTS)
-            self.assertIn(first, error.details())
+        self.assertEqual(self.cri.CreateContainer(**fields).container_id, first)
+        fields["config"].command[:] = ["false"]
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.cri.CreateContainer(**fields)
+        self.assertEqual(refused.exception.code(), StatusCode.ALREADY_EXISTS)
+        self.assertIn(first, refused.exception.details())
         self.assertEqual(listed(), [first])
 
     def test_attempts_are_containers_of_their_own(self):

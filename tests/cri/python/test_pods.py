@@ -49,13 +49,21 @@ class Life(Suite):
         self.assertEqual([one.id for one in self.cri.ListPodSandbox(filter=selector).items], [id])
 
     def test_a_name_is_one_pod_s(self):
-        # CRI-O answers with the pod that has it; a refusal that names that pod is as clear.
+        # A repeat is answered with the pod that has it, as CRI-O answers; what would be another pod, or one that
+        # has ended, with a refusal that names the one that has it.
         pod = self.pod()
-        try:
-            self.assertEqual(self.cri.RunPodSandbox(config=pod.config).pod_sandbox_id, pod.id)
-        except grpc.RpcError as error:
-            self.assertEqual(error.code(), StatusCode.ALREADY_EXISTS)
-            self.assertIn(pod.id, error.details())
+        self.assertEqual(self.cri.RunPodSandbox(config=pod.config).pod_sandbox_id, pod.id)
+        other = pb.PodSandboxConfig()
+        other.CopyFrom(pod.config)
+        other.labels["other"] = "yes"
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.cri.RunPodSandbox(config=other)
+        self.assertEqual(refused.exception.code(), StatusCode.ALREADY_EXISTS)
+        self.assertIn(pod.id, refused.exception.details())
+        self.cri.StopPodSandbox(pod_sandbox_id=pod.id)
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.cri.RunPodSandbox(config=pod.config)
+        self.assertEqual(refused.exception.code(), StatusCode.ALREADY_EXISTS)
         selector = {"label_selector": {POD_UID: pod.config.metadata.uid}}
         self.assertEqual([one.id for one in self.cri.ListPodSandbox(filter=selector).items], [pod.id])
 

@@ -49,6 +49,8 @@ if [ "$stage" = outside ]; then
     setpriv --pdeathsig KILL unshare --mount --net --ipc --uts --cgroup --pid --fork --kill-child \
         bash "$0" inside "$name" "$init" "$@" 3>&2 2>/dev/null &
     unshare=$!
+    # Who waits for `ready` reads the end of it when the inside has failed, not nothing for ever.
+    exec >/dev/null
     read -r _ || true
     # With its init the whole of it goes, and `unshare` ends when it is gone.
     read -r inits <"/proc/$unshare/task/$unshare/children" || true
@@ -66,7 +68,8 @@ mkdir $base/upper $base/work $base/root $base/lib
 root=$base/root
 mount -t overlay overlay -o lowerdir=/,upperdir=$base/upper,workdir=$base/work $root
 # An overlay takes no second overlay's upper folder, so what holds images and containers is a copy.
-cp -a /var/lib/. $base/lib/
+# (Files of a package manager at work vanish under the copy: then it is made again.)
+cp -a /var/lib/. $base/lib/ || cp -a /var/lib/. $base/lib/ || cp -a /var/lib/. $base/lib/
 mount --bind $base/lib $root/var/lib
 # What an `install` on the host itself has put there is no part of a throwaway machine; packages are
 # left to the tests.

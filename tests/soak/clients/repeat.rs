@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use crio_setup::cri::v1::{self, ContainerState};
+use anyhow::Result;
+use crio_setup::cri::v1::ContainerState;
 use crio_setup::ocic::client::{Client, ClientError};
 use tonic::Code;
 
@@ -49,18 +49,7 @@ impl Caller {
             return Ok(());
         };
         if let Some(sandbox) = self.sandboxes.get(&unsure).cloned() {
-            let id = match client.run_pod_sandbox(sandbox, "").await {
-                // The answer was on its way when the client left.
-                Err(ClientError::Refused { status, .. })
-                    if status.code() == Code::AlreadyExists =>
-                {
-                    let listed = client.list_pod_sandboxes(None).await?;
-                    let own =
-                        |p: &&v1::PodSandbox| p.metadata.as_ref().is_some_and(|m| m.name == unsure);
-                    listed.iter().find(own).context("not listed")?.id.clone()
-                }
-                other => other?,
-            };
+            let id = client.run_pod_sandbox(sandbox, "").await?;
             let name = unsure;
             self.model.pods.insert(id, Pod { name, ready: true });
         } else if let Some((pod, config)) = self.configs.get(&unsure).cloned() {
@@ -68,17 +57,7 @@ impl Caller {
                 .strip_prefix("brief")
                 .and_then(|rest| rest.split('-').next()?.parse().ok());
             let sandbox = self.sandbox_of(&pod)?;
-            let id = match client.create_container(&pod, config, sandbox).await {
-                Err(ClientError::Refused { status, .. })
-                    if status.code() == Code::AlreadyExists =>
-                {
-                    let listed = client.list_containers(None).await?;
-                    let own =
-                        |c: &&v1::Container| c.metadata.as_ref().is_some_and(|m| m.name == unsure);
-                    listed.iter().find(own).context("not listed")?.id.clone()
-                }
-                other => other?,
-            };
+            let id = client.create_container(&pod, config, sandbox).await?;
             let container = Container {
                 pod,
                 name: unsure,

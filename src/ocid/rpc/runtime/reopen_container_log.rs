@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cri::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::monitor::client;
 use crate::ocid::state::record::Phase;
 
@@ -31,5 +32,6 @@ pub async fn reopen_container_log(
         .await
         .map_err(Error::from)?;
     monitor.reopen_log().await.map_err(Error::from)?;
+    failpoint::pass(Point::LogReopened).await?;
     Ok(ReopenContainerLogResponse {})
 }

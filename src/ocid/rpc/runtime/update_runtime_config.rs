@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::cri::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
+use crate::ocid::failpoint::{self, Point};
 use crate::ocid::field::FieldError;
 
 /// Notes the node's pod subnets, as kubelet without a CNI daemon of the cluster's tells them. A request
@@ -26,6 +27,7 @@ pub async fn update_runtime_config(
             written.map_err(Error::io("write", daemon.subnets.path()))
         })
         .await?;
+        failpoint::pass(Point::ConfigWritten).await?;
     }
     Ok(UpdateRuntimeConfigResponse {})
 }
