@@ -162,7 +162,7 @@ impl Daemon {
             joined: Joined::default(),
             streaming: Streaming::default(),
             events: Events::default(),
-            stats: Stats::new(&crio.stats.included_pod_metrics),
+            stats: Stats::new(&crio.stats),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

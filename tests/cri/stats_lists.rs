@@ -130,3 +130,70 @@ async fn filters_choose_and_streams_say_the_same() -> Result<()> {
     ensure!(refused.is_err_and(|s| s.code() == tonic::Code::NotFound));
     world.assert_clean(&[]).await
 }
+
+/// With a period that is never over in this test: what was found once is the answer, for as long as it lives.
+#[tokio::test]
+async fn answers_are_of_the_last_collection_where_there_is_a_period() -> Result<()> {
+    let rarely = (
+        "/etc/ocid/ocid.conf.d/10-stats.conf",
+        "[crio.stats]\nstats_collection_period = 3600\n",
+    );
+    let mut world = World::with(&[rarely]).await?;
+    let sandbox = world.pod_config("rarely");
+    let pod = world.run_pod(&sandbox).await?;
+    let busy = ["sh", "-c", "while true; do :; done"];
+    let id = world
+        .up(&pod, &sandbox, world.container_config("busy", &busy))
+        .await?;
+    let of_pod = async || {
+        let pod_sandbox_id = pod.clone();
+        let request = v1::PodSandboxStatsRequest { pod_sandbox_id };
+        let answer = world.client.runtime().pod_sandbox_stats(request).await?;
+        answer.into_inner().stats.context("no stats")
+    };
+    let first = list(&world, v1::ContainerStatsFilter::default()).await?;
+    ensure!(
+        first.len() == 1 && first.iter().all(|one| one.cpu.is_some()),
+        "{first:?}"
+    );
+    let whole = of_pod().await?;
+    let linux = whole.linux.as_ref().context("nothing of Linux")?;
+    ensure!(
+        linux.containers == first && linux.network.is_some(),
+        "{whole:?}"
+    );
+    for _ in 0..3 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        ensure!(list(&world, v1::ContainerStatsFilter::default()).await? == first);
+        ensure!(of_pod().await? == whole);
+    }
+    // Another is measured for the first who asks.
+    let other = world.container_config("other", &["sleep", "600"]);
+    world.up(&pod, &sandbox, other).await?;
+    let both = list(&world, v1::ContainerStatsFilter::default()).await?;
+    ensure!(both.len() == 2 && both.ends_with(&first), "{both:?}");
+    world
+        .client
+        .stop_container(&id, std::time::Duration::ZERO)
+        .await?;
+    world.ended(&id).await?;
+    ensure!(list(&world, v1::ContainerStatsFilter::default()).await? == both[..1]);
+
+    // And with a short one they come by themselves.
+    let often = "[crio.stats]\ncollection_period = 1\n";
+    let place = "/etc/ocid/ocid.conf.d/10-stats.conf";
+    world.machine.write(place, often, 0o644)?;
+    world.restart(nix::sys::signal::Signal::SIGTERM).await?;
+    let at = async |world: &World| -> Result<i64> {
+        let found = list(world, v1::ContainerStatsFilter::default()).await?;
+        let found = found.first().context("nothing")?;
+        Ok(found.cpu.as_ref().context("no cpu")?.timestamp)
+    };
+    let first = at(&world).await?;
+    crate::world::eventually(
+        "a second collection",
+        async || Ok(at(&world).await? > first),
+    )
+    .await?;
+    world.assert_clean(&[]).await
+}

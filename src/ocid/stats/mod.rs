@@ -5,9 +5,12 @@
 //! off them. A rate of processor use needs an earlier sample ([`cpu`]); the size of what a container wrote needs
 //! a walk over its files, which no call waits for ([`written`]).
 //!
+//! Where the configuration names a period, they are collected by themselves and kept ([`collected`]).
+//!
 //! Where something is not known (the cgroup is gone, the machine does not account for it) it is `None`. One that
 //! cannot be read is left out with a warning: the others of a list are still true.
 
+mod collected;
 pub mod container;
 mod cpu;
 pub mod metrics;
@@ -23,12 +26,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use collected::start;
 pub use container::ContainerUsage;
 pub use pod::PodUsage;
 pub use written::Written;
 
+use super::config;
 use super::daemon::Daemon;
 use crate::host::clock::now_ns;
+use collected::Collected;
 use metrics::Group;
 
 /// Between two looks for what is no more.
@@ -43,13 +49,14 @@ pub struct Stats {
     included: Vec<Group>,
     /// When what is no more was last forgotten.
     swept: Mutex<Option<Instant>>,
+    collected: Collected,
 }
 
 impl Stats {
-    /// `included`: as in the configuration.
-    pub fn new(included: &[Group]) -> Self {
+    pub fn new(config: &config::Stats) -> Self {
         Self {
-            included: Group::spelt_out(included),
+            included: Group::spelt_out(&config.included_pod_metrics),
+            collected: Collected::new(config),
             ..Self::default()
         }
     }
@@ -68,9 +75,10 @@ impl Stats {
         }
         *swept = Some(Instant::now());
         let containers = |id: &str| daemon.containers.get(id).is_some();
+        let pods = |id: &str| daemon.sandboxes.get(id).is_some();
         self.written.retain(containers);
-        self.cpu
-            .retain(|id| containers(id) || daemon.sandboxes.get(id).is_some());
+        self.cpu.retain(|id| containers(id) || pods(id));
+        self.collected.forget(containers, pods);
         let pods = daemon.sandboxes.all().into_iter();
         let pods = pods.filter_map(|pod| {
             let cgroup = daemon.pod_cgroup(&pod.now().config.cgroup_parent).ok()?;

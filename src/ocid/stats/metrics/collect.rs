@@ -33,8 +33,16 @@ pub struct ContainerMetrics {
     pub metrics: Vec<Metric>,
 }
 
-/// Of every pod that is ready, in the order of ids.
+/// Of every pod that is ready, in the order of ids: as last collected where that is done at regular times.
 pub async fn of_all_pods(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
+    match daemon.stats.collected.metrics(daemon) {
+        Some(known) => Ok(known),
+        None => measure(daemon).await,
+    }
+}
+
+/// What is so now.
+pub(in crate::ocid::stats) async fn measure(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
     daemon.stats.forget_the_gone(daemon);
     let pods: Vec<_> = pod::ready(daemon).collect();
     let members = pod::members(daemon, &pods);
