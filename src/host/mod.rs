@@ -13,6 +13,7 @@ pub mod disk_usage;
 pub mod fd;
 pub mod fs;
 pub mod growth;
+pub mod hangup;
 pub mod idmap;
 pub mod inotify;
 pub mod interfaces;

@@ -11,11 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{Control, INITIAL_WINDOW_SIZE, WINDOW, goaway, reset};
 use super::stream::{Inbox, Stream, StreamState};
 use super::{Headers, SpdyError, reader, writer};
+use crate::host::hangup::HungUp;
 
 /// Data frames that wait for the writer, 16 KiB each at most.
 const DATA_QUEUE: usize = 8;
 /// Answers (to pings and the like) that may wait for a peer that does not read.
 const CONTROL_QUEUE: usize = 4096;
+/// New streams that wait for somebody to look at them.
+const NEW_QUEUE: usize = 32;
 /// Small frames are read together, bytes.
 const BUFFER: usize = 16 << 10;
 /// How long a peer may take to answer to a new stream.
@@ -57,7 +60,7 @@ pub struct Connection {
 
 /// The streams that the peer opens.
 pub struct Incoming {
-    streams: mpsc::UnboundedReceiver<NewStream>,
+    streams: mpsc::Receiver<NewStream>,
 }
 
 /// A stream that the peer would like to open.
@@ -102,7 +105,7 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub streams: HashMap<u32, Arc<StreamState>>,
-    pub incoming: Option<mpsc::UnboundedSender<NewStream>>,
+    pub incoming: Option<mpsc::Sender<NewStream>>,
     next: u32,
     /// The highest id that the peer has used.
     pub last: u32,
@@ -129,13 +132,13 @@ impl State {
     }
 }
 
-fn start<S>(io: S, role: Role, limits: Limits) -> (Connection, Incoming)
+fn start<S>(io: S, role: Role, limits: Limits, hung_up: HungUp) -> (Connection, Incoming)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (control, control_out) = mpsc::channel(CONTROL_QUEUE);
     let (data, data_out) = mpsc::channel(DATA_QUEUE);
-    let (incoming, streams) = mpsc::unbounded_channel();
+    let (incoming, streams) = mpsc::channel(NEW_QUEUE);
     let shared = Arc::new(Shared {
         role,
         limits,
@@ -180,7 +183,12 @@ where
     ));
     let reading = Arc::clone(&shared);
     tokio::spawn(async move {
-        reader::run(BufReader::with_capacity(BUFFER, read_half), &reading).await;
+        reader::run(
+            BufReader::with_capacity(BUFFER, read_half),
+            hung_up,
+            &reading,
+        )
+        .await;
         reading.close();
     });
     (Connection { shared }, Incoming { streams })
@@ -192,7 +200,15 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        start(io, role, limits)
+        start(io, role, limits, HungUp::never())
+    }
+
+    /// The same, for a peer that may hang up while nothing of it is read.
+    pub fn watched<S>(io: S, role: Role, limits: Limits, hung_up: HungUp) -> (Connection, Incoming)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        start(io, role, limits, hung_up)
     }
 
     /// Opens a stream and waits for the peer's reply.

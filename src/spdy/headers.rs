@@ -11,7 +11,7 @@ const PREFACE: [u8; 6] = [0x78, 0x20, 0xe3, 0xc6, 0xa7, 0xc2];
 /// what came before only when it sees one.
 const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 /// The most that a block may inflate to, bytes.
-const INFLATED_MAX: usize = 64 << 10;
+const INFLATED_MAX: usize = 16 << 10;
 /// The most pairs in a block.
 const PAIRS_MAX: usize = 128;
 

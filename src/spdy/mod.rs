@@ -22,8 +22,6 @@ mod stream;
 mod writer;
 
 #[cfg(test)]
-mod fuzz;
-#[cfg(test)]
 mod tests;
 
 pub use self::connection::{Connection, Incoming, Limits, NewStream, Role};

@@ -1,16 +1,19 @@
 //! The one task that reads from a connection.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
 
 use super::SpdyError;
 use super::connection::{NewStream, Out, Role, Shared};
 use super::frame::{Control, FrameError, HEAD, Head, INITIAL_WINDOW_SIZE, goaway, reset};
 use super::headers::{HeadersError, Inflater};
 use super::stream::{PIECE, Stream, StreamState};
+use crate::host::hangup::HungUp;
 
 /// How long a peer that broke the rules has to read so.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -31,9 +34,10 @@ enum ReadError {
 }
 
 /// Reads until the connection is over, for whatever reason.
-pub(super) async fn run<R: AsyncRead + Unpin>(io: R, shared: &Arc<Shared>) {
+pub(super) async fn run<R: AsyncRead + Unpin>(io: R, hung_up: HungUp, shared: &Arc<Shared>) {
     let mut reader = Reader {
         io,
+        hung_up,
         shared,
         inflater: Inflater::default(),
         piece: vec![0; PIECE],
@@ -58,6 +62,7 @@ pub(super) async fn run<R: AsyncRead + Unpin>(io: R, shared: &Arc<Shared>) {
 
 struct Reader<'a, R> {
     io: R,
+    hung_up: HungUp,
     shared: &'a Arc<Shared>,
     inflater: Inflater,
     piece: Vec<u8>,
@@ -84,10 +89,17 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 } => {
                     let mut payload = vec![0; length];
                     self.io.read_exact(&mut payload).await?;
-                    self.control(Control::parse(kind, flags, &payload)?)?;
+                    let frame = Control::parse(kind, flags, &payload)?;
+                    self.control(frame).await?;
                 }
             }
         }
+    }
+
+    /// `work`, unless the peer hangs up while it is held up.
+    async fn patiently<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ReadError> {
+        let done = self.hung_up.or(work).await;
+        done.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted).into())
     }
 
     /// In pieces: a frame may be as long as 16 MiB.
@@ -97,7 +109,9 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
             self.unknown(id)?;
         }
         while length > 0 {
-            room(self.shared).await;
+            if !has_room(self.shared) {
+                self.patiently(room(self.shared)).await?;
+            }
             let piece = self.piece.get_mut(..length.min(PIECE)).unwrap_or_default();
             let count = self.io.read(piece).await?;
             if count == 0 {
@@ -137,7 +151,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         Ok(())
     }
 
-    fn control(&mut self, frame: Control) -> Result<(), ReadError> {
+    async fn control(&mut self, frame: Control) -> Result<(), ReadError> {
         let shared = self.shared;
         match frame {
             Control::SynStream {
@@ -156,7 +170,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                         new.refuse();
                     } else {
                         // Nobody may be waiting for streams any more; then it is reset by its drop.
-                        let _ = incoming.send(new);
+                        let _ = self.patiently(incoming.send(new)).await?;
                     }
                 }
             }
@@ -197,12 +211,11 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         }
     }
 
-    #[allow(clippy::type_complexity)]
     fn open(
         &self,
         id: u32,
         fin: bool,
-    ) -> Result<Option<(Stream, tokio::sync::mpsc::UnboundedSender<NewStream>)>, ReadError> {
+    ) -> Result<Option<(Stream, mpsc::Sender<NewStream>)>, ReadError> {
         let shared = self.shared;
         let mut all = shared.state();
         if !shared.is_theirs(id) || id <= all.last {
@@ -283,11 +296,15 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
     }
 }
 
+fn has_room(shared: &Shared) -> bool {
+    shared.state().buffered < shared.limits.buffer
+}
+
 /// Waits until somebody has taken some of what lies in the inboxes.
 async fn room(shared: &Shared) {
     loop {
         let drained = shared.drained.notified();
-        if shared.state().buffered < shared.limits.buffer {
+        if has_room(shared) {
             return;
         }
         drained.await;

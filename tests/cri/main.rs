@@ -17,6 +17,7 @@ mod pack;
 mod answers;
 mod answers_images;
 mod answers_refused;
+mod answers_states;
 mod containers_devices;
 mod containers_mounts;
 mod containers_process;

@@ -5,8 +5,9 @@
 //! keeps open. The process then becomes a child of this one (a subreaper), which learns its true exit code.
 //!
 //! A child of that process may leave its parent and its session, and the container's first process adopts it; so
-//! what is to be killed with the process is told by a cgroup of its own, below the container's. A runtime that
-//! cannot use one leaves those to be told by descent and session, which both can be left.
+//! what is to be killed with the process is told by a cgroup of its own, below the container's. Where the runtime
+//! cannot start it there, it is moved as soon as it is known, with what it has started by then; who got away before
+//! that, or has no such cgroup at all, is told by descent and session, which both can be left.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,7 +39,7 @@ pub fn run(job: &ExecJob, daemon: &mut Daemon) -> Result<(), MonitorError> {
     // A cgroup that cannot be made is the container's end, which the runtime will tell of, or a limit on cgroups.
     let cgroup = job.cgroup.as_ref().and_then(|c| {
         let made = SubCgroup::make(&c.folder).ok()?;
-        Some((made, c.argument.as_str()))
+        Some((made, c.argument.as_deref()))
     });
     let mut exec = Exec {
         job,
@@ -59,8 +60,8 @@ struct Exec<'a> {
     job: &'a ExecJob,
     children: &'a Children,
     deadline: Option<Instant>,
-    /// With what the runtime is told of it.
-    cgroup: Option<(SubCgroup, &'a str)>,
+    /// With what the runtime is told of it, where it can be.
+    cgroup: Option<(SubCgroup, Option<&'a str>)>,
 }
 
 impl Exec<'_> {
@@ -92,7 +93,8 @@ impl Exec<'_> {
                     let message = call::complaint(&self.in_folder("log"), b"", Some(ended));
                     // Where the container has arranged its cgroups by itself, ours may not be what the runtime
                     // takes for its own. Nothing has run yet.
-                    if self.cgroup.is_some() && message.contains("cgroup") {
+                    let told = matches!(self.cgroup, Some((_, Some(_))));
+                    if told && message.contains("cgroup") {
                         self.leave_cgroup();
                         continue;
                     }
@@ -105,6 +107,7 @@ impl Exec<'_> {
                 Err(e) => return Err(wait(e)),
             }
         };
+        self.move_in(pid);
         // From here on only the process and its children hold the pipes.
         drop(outputs);
         if let Some(ended) = others.iter().find(|e| e.pid == pid) {
@@ -137,7 +140,7 @@ impl Exec<'_> {
             .map(str::to_owned)
             .to_vec();
         command.extend([text("process.json"), "--pid-file".to_owned(), text("pid")]);
-        if let Some((_, argument)) = &self.cgroup {
+        if let Some((_, Some(argument))) = &self.cgroup {
             command.extend(["--cgroup", argument].map(str::to_owned));
         }
         command.push(self.job.id.clone());
@@ -159,6 +162,15 @@ impl Exec<'_> {
                 .map_err(failed("kill what was exec'd"))?;
         }
         Ok(())
+    }
+
+    /// Into the cgroup with the process and all that it has started, where the runtime has not started it there.
+    /// What cannot be moved is killed all the same, as long as it does not hide.
+    fn move_in(&self, session: i32) {
+        if let Some((cgroup, None)) = &self.cgroup {
+            let ours = std::process::id().cast_signed();
+            let _ = cgroup.take_in(|| process::family_of(ours, Some(session)));
+        }
     }
 
     /// Those that were left to run go on as others of the container's processes do.

@@ -13,7 +13,6 @@ use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::monitor::client::{self, AttachedReader, AttachedWriter};
 use crate::ocid::monitor::protocol::{ATTACHED_END, ATTACHED_HEAD};
-use crate::ocid::rpc::status;
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
 /// The container by its id, which must be running, or ready to be started.
@@ -38,12 +37,7 @@ pub async fn run(daemon: &Arc<Daemon>, container: &str, wanted: Wanted, mut chan
         outcome = attach(daemon, container, wanted, &mut channels) => outcome,
         () = gone.cancelled() => return,
     };
-    let outcome = outcome.unwrap_or_else(|error| {
-        let why = status::chain(&error);
-        tracing::debug!(container, error = why, "attach");
-        Outcome::Failed(format!("error attaching to container: {why}"))
-    });
-    channels.end(outcome).await;
+    channels.report("attaching to", container, outcome).await;
 }
 
 async fn attach(

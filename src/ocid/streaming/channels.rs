@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::socket::ChannelWriter;
+use super::http::Upgraded;
+use super::socket::{ChannelReader, ChannelWriter};
 use super::status::Outcome;
-use crate::spdy::{Connection, StreamReader, StreamWriter};
+use super::upgrade::{Protocol, Socket};
+use super::{Wanted, remote, socket};
+use crate::ocid::error::Result as DaemonResult;
+use crate::ocid::rpc::status;
+use crate::spdy::{Connection, Limits, Role, StreamReader, StreamWriter};
 
 /// How long a client has to take what it was sent last and to close its side.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -29,7 +33,7 @@ pub struct Channels {
 /// What a client sends.
 pub enum Input {
     Spdy(StreamReader),
-    Socket(mpsc::Receiver<Bytes>),
+    Socket(ChannelReader),
 }
 
 impl Input {
@@ -37,7 +41,7 @@ impl Input {
     pub async fn read(&mut self) -> Option<Bytes> {
         match self {
             Self::Spdy(reader) => reader.read().await.ok().flatten(),
-            Self::Socket(receiver) => receiver.recv().await,
+            Self::Socket(reader) => reader.read().await,
         }
     }
 }
@@ -103,6 +107,40 @@ pub enum Carrier {
 }
 
 impl Channels {
+    /// Those of exec and attach over an upgraded connection; `None` when the client does not go on.
+    pub async fn open(
+        Upgraded { io, hung_up }: Upgraded,
+        protocol: &Protocol,
+        wanted: Wanted,
+    ) -> Option<Self> {
+        match protocol {
+            Protocol::Spdy { version, .. } => {
+                let (connection, incoming) =
+                    Connection::watched(io, Role::Server, Limits::default(), hung_up);
+                remote::channels(connection, incoming, wanted, *version).await
+            }
+            Protocol::Socket {
+                socket: Socket::Channels { version, base64 },
+                ..
+            } => socket::remote(io, hung_up, wanted, *version, *base64).await,
+            // Not among those that exec and attach agree on.
+            Protocol::Socket {
+                socket: Socket::Tunnel,
+                ..
+            } => None,
+        }
+    }
+
+    /// As [`Channels::end`]; an error is told as one of doing `act`.
+    pub async fn report(self, act: &str, container: &str, outcome: DaemonResult<Outcome>) {
+        let outcome = outcome.unwrap_or_else(|error| {
+            let why = status::chain(&error);
+            tracing::debug!(container, error = why, "{act}");
+            Outcome::Failed(format!("error {act} container: {why}"))
+        });
+        self.end(outcome).await;
+    }
+
     /// Tells how it ended, and closes.
     pub async fn end(mut self, outcome: Outcome) {
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {

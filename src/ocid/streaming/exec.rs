@@ -17,7 +17,6 @@ use crate::host::{fd, pty};
 use crate::ocid::container::exec::{owner, process};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
-use crate::ocid::rpc::status;
 use crate::ocid::runtime::{RuntimeError, Session, SessionRequest};
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
@@ -60,12 +59,8 @@ pub async fn run(
             return;
         }
     };
-    let outcome = outcome.unwrap_or_else(|error| {
-        let why = status::chain(&error);
-        tracing::debug!(container, error = why, "exec");
-        Outcome::Failed(format!("error executing command in container: {why}"))
-    });
-    channels.end(outcome).await;
+    let act = "executing command in";
+    channels.report(act, container, outcome).await;
 }
 
 async fn exec(
@@ -242,7 +237,7 @@ async fn show(terminal: &Terminal, mut output: Option<&mut Output>, ended: &Canc
 }
 
 /// The sizes of a client's window, one JSON document after the other.
-pub(super) struct Sizes<'a> {
+pub struct Sizes<'a> {
     input: &'a mut Input,
     waiting: Vec<u8>,
 }
@@ -293,26 +288,22 @@ fn sizes(text: &[u8]) -> Option<(Option<(u16, u16)>, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::mpsc;
+    use crate::ocid::streaming::socket::ChannelReader;
 
     #[tokio::test]
     async fn sizes_come_in_pieces() {
-        let (sender, receiver) = mpsc::channel(8);
-        let mut input = Input::Socket(receiver);
-        let mut sizes = Sizes::new(&mut input);
-        for part in [
+        let long = "{\"Width\":".to_owned() + &" ".repeat(SIZE_MAX);
+        let mut input = Input::Socket(ChannelReader::of(&[
             "{\"Width\":80,",
             "\"Height\":24}\n{\"Width\":1,\"Height\":2} {\"Wi",
             "dth\":132,\"Height\":43}",
             "{\"Width\":-1,\"Height\":43}",
-        ] {
-            sender.send(Bytes::from(part)).await.unwrap();
-        }
+            &long,
+        ]));
+        let mut sizes = Sizes::new(&mut input);
         assert_eq!(sizes.next().await, Some((1, 2)));
         assert_eq!(sizes.next().await, Some((132, 43)));
         assert_eq!(sizes.next().await, None);
-        let long = "{\"Width\":".to_owned() + &" ".repeat(SIZE_MAX);
-        sender.send(Bytes::from(long)).await.unwrap();
         assert_eq!(sizes.next().await, None);
     }
 }

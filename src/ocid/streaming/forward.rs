@@ -4,6 +4,7 @@
 //! a header. The socket is made inside the pod's network namespace, where it stays; everything else happens here.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,19 +12,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket as new_socket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::channels::{Input, Output};
-use super::socket::{Closer, Port};
+use super::http::Upgraded;
+use super::socket::{self, Closer, Port};
+use super::upgrade::{Protocol, Socket};
+use crate::host::hangup::HungUp;
 use crate::host::namespace;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::rpc::status;
 use crate::ocid::state::record::{Phase, SandboxRecord};
-use crate::spdy::{Connection, Headers, Incoming, Stream};
+use crate::spdy::{Connection, Headers, Incoming, Limits, Role, Stream};
 
 /// Bytes per read of a connection.
 const PIECE: usize = 32 << 10;
@@ -31,6 +35,12 @@ const PIECE: usize = 32 << 10;
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a client has to close its side in the end.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// Streams at a time that wait for the other of their pair.
+const WAITING_MAX: usize = 256;
+/// Connections at a time of one session.
+const CONNECTIONS_MAX: usize = 1024;
+/// The longest id of a pair, and name of a port, bytes.
+const WORD_MAX: usize = 128;
 
 /// The pod by its id, which must be ready.
 pub fn ready(daemon: &Daemon, id: &str) -> Result<Arc<SandboxRecord>> {
@@ -51,13 +61,69 @@ pub fn ready(daemon: &Daemon, id: &str) -> Result<Arc<SandboxRecord>> {
     }))
 }
 
-/// Serves an SPDY connection until the client closes it.
-pub async fn over_spdy(
-    daemon: &Arc<Daemon>,
-    sandbox: &str,
-    connection: Connection,
-    mut incoming: Incoming,
+/// Where a session's connections go.
+pub trait Ports: Send + Sync + 'static {
+    type Io: AsyncRead + AsyncWrite + Unpin + Send;
+
+    /// Connects; the error is the text that the client is told.
+    fn connect(
+        &self,
+        port: &str,
+    ) -> impl Future<Output = std::result::Result<Self::Io, String>> + Send;
+}
+
+/// The ports on the loopback of a pod.
+pub struct PodPorts {
+    pub daemon: Arc<Daemon>,
+    /// Its id.
+    pub sandbox: String,
+}
+
+impl Ports for PodPorts {
+    type Io = TcpStream;
+
+    async fn connect(&self, port: &str) -> std::result::Result<TcpStream, String> {
+        let sandbox = &self.sandbox;
+        open(&self.daemon, sandbox, port).await.map_err(|error| {
+            let why = status::chain(&error);
+            tracing::debug!(sandbox, port, error = why, "forward a port");
+            format!("error forwarding port {port} to pod {sandbox}, uid : {why}")
+        })
+    }
+}
+
+/// Serves an upgraded connection until the client closes it. `asked`: the ports of a client that does not name one
+/// per connection.
+pub async fn run(
+    ports: Arc<impl Ports>,
+    asked: &[u16],
+    protocol: &Protocol,
+    Upgraded { io, hung_up }: Upgraded,
 ) {
+    let limits = Limits::default();
+    let (connection, incoming) = match protocol {
+        Protocol::Spdy { .. } => Connection::watched(io, Role::Server, limits, hung_up),
+        Protocol::Socket {
+            socket: Socket::Tunnel,
+            ..
+        } => {
+            let io = socket::tunnel(io, hung_up).await;
+            // That one looks after the client.
+            Connection::watched(io, Role::Server, limits, HungUp::never())
+        }
+        Protocol::Socket {
+            socket: Socket::Channels { version, base64 },
+            ..
+        } => {
+            let (all, closer) = socket::forward(io, hung_up, asked, *version, *base64).await;
+            return over_socket(ports, all, closer).await;
+        }
+    };
+    over_spdy(ports, connection, incoming).await;
+}
+
+/// Serves an SPDY connection until the client closes it.
+pub async fn over_spdy(ports: Arc<impl Ports>, connection: Connection, mut incoming: Incoming) {
     let mut waiting: HashMap<String, Half> = HashMap::new();
     // Dropped with this future, they all end.
     let mut connections = JoinSet::new();
@@ -69,9 +135,16 @@ pub async fn over_spdy(
             continue;
         };
         let port = new.headers.get("port").unwrap_or_default().to_owned();
-        let (_, stream) = new.accept();
         waiting.retain(|_, half| half.since.elapsed() < LIMIT);
         let other = waiting.remove(&request);
+        // A client may reset its streams as fast as it opens them, so their number is no limit here.
+        if (other.is_none() && waiting.len() >= WAITING_MAX) || connections.len() >= CONNECTIONS_MAX
+        {
+            tracing::debug!("more connections at once than are forwarded");
+            new.refuse();
+            continue;
+        }
+        let (_, stream) = new.accept();
         let (data, error) = match (kind, other) {
             (
                 Kind::Data,
@@ -101,25 +174,25 @@ pub async fn over_spdy(
                 continue;
             }
         };
-        let (daemon, sandbox) = (Arc::clone(daemon), sandbox.to_owned());
+        let ports = Arc::clone(&ports);
         connections.spawn(async move {
             let (reader, writer) = data.split();
             let data = (Input::Spdy(reader), Output::Spdy(writer));
             let (_, error) = error.split();
-            one(&daemon, &sandbox, &port, data, Output::Spdy(error)).await;
+            one(&*ports, &port, data, Output::Spdy(error)).await;
         });
     }
     connection.abort();
 }
 
 /// Serves the channels of a WebSocket until the client closes it, or every port's connection has ended.
-pub async fn over_socket(daemon: &Arc<Daemon>, sandbox: &str, ports: Vec<Port>, closer: Closer) {
+pub async fn over_socket(ports: Arc<impl Ports>, all: Vec<Port>, closer: Closer) {
     let mut connections = JoinSet::new();
-    for port in ports {
-        let (daemon, sandbox) = (Arc::clone(daemon), sandbox.to_owned());
+    for port in all {
+        let ports = Arc::clone(&ports);
         connections.spawn(async move {
             let number = port.number.to_string();
-            one(&daemon, &sandbox, &number, port.data, port.error).await;
+            one(&*ports, &number, port.data, port.error).await;
         });
     }
     let gone = closer.gone();
@@ -150,23 +223,21 @@ fn pair(headers: &Headers) -> Option<(String, Kind)> {
         "error" => Kind::Error,
         _ => return None,
     };
-    Some((headers.get("requestid")?.to_owned(), kind))
+    let request = headers.get("requestid")?;
+    let long = request.len() > WORD_MAX || headers.get("port").is_some_and(|p| p.len() > WORD_MAX);
+    (!long).then(|| (request.to_owned(), kind))
 }
 
 /// One connection, from its streams to its end.
 async fn one(
-    daemon: &Arc<Daemon>,
-    sandbox: &str,
+    ports: &impl Ports,
     port: &str,
     (mut input, mut output): (Input, Output),
     mut error: Output,
 ) {
-    match open(daemon, sandbox, port).await {
-        Ok(stream) => carry(stream, &mut input, &mut output).await,
-        Err(e) => {
-            let why = status::chain(&e);
-            tracing::debug!(sandbox, port, error = why, "forward a port");
-            let text = format!("error forwarding port {port} to pod {sandbox}, uid : {why}");
+    match ports.connect(port).await {
+        Ok(io) => carry(io, &mut input, &mut output).await,
+        Err(text) => {
             // Nobody may be there to read it.
             let _ = error.write(Bytes::from(text)).await;
         }
@@ -217,7 +288,7 @@ async fn open(daemon: &Arc<Daemon>, sandbox: &str, port: &str) -> Result<TcpStre
 fn sockets(netns: Option<PathBuf>) -> io::Result<[Option<std::os::fd::OwnedFd>; 2]> {
     let make = || {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let of = |family| socket(family, SockType::Stream, flags, None).ok();
+        let of = |family| new_socket(family, SockType::Stream, flags, None).ok();
         [of(AddressFamily::Inet), of(AddressFamily::Inet6)]
     };
     match netns {
@@ -227,8 +298,11 @@ fn sockets(netns: Option<PathBuf>) -> io::Result<[Option<std::os::fd::OwnedFd>; 
 }
 
 /// Both ways, each to its own end.
-async fn carry(mut stream: TcpStream, input: &mut Input, output: &mut Output) {
-    let (mut reader, mut writer) = stream.split();
+async fn carry<S>(io: S, input: &mut Input, output: &mut Output)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut reader, mut writer) = tokio::io::split(io);
     let inward = async {
         while let Some(bytes) = input.read().await {
             writer.write_all(&bytes).await?;
@@ -265,5 +339,6 @@ mod tests {
         assert_eq!(of("error", "7"), Some(("7".to_owned(), Kind::Error)));
         assert_eq!(of("stdin", "7"), None);
         assert_eq!(pair(&Headers::from([("streamtype", "data")])), None);
+        assert_eq!(of("data", &"7".repeat(WORD_MAX + 1)), None);
     }
 }

@@ -2,7 +2,7 @@
 //! server, crictl, `ocic`) gets streams over one upgraded HTTP connection, by SPDY/3.1 or by WebSocket.
 //!
 //! ```text
-//! RPC -> tokens (one use, one minute) -> URL ... HTTP request -> upgrade (what is spoken) -> token's session
+//! RPC -> tokens (one use, one minute) -> URL ... http -> upgrade (what is spoken) -> the token's session
 //!     -> remote | socket (channels, whatever carries them) -> exec | attach | forward
 //! ```
 //!
@@ -13,14 +13,15 @@ pub mod attach;
 pub mod channels;
 pub mod exec;
 pub mod forward;
+pub mod http;
+pub mod idle;
 pub mod server;
+pub mod socket;
 pub mod status;
 pub mod tokens;
 pub mod upgrade;
 
-mod idle;
 mod remote;
-mod socket;
 mod tls;
 
 use std::net::SocketAddr;

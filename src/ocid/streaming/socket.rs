@@ -4,6 +4,7 @@
 //! A WebSocket knows no flow control of its own: what a channel does not take holds up those behind it, and TCP the
 //! client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Wanted;
 use super::channels::{Carrier, Channels, ErrorChannel, Gone, Input, Output};
+use crate::host::hangup::HungUp;
 
 /// The longest message that is taken.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -28,8 +30,12 @@ const MESSAGE_MAX: usize = 1 << 20;
 const PIECE: usize = 32 << 10;
 /// Messages that wait, either way, per channel.
 const QUEUE: usize = 8;
+/// Bytes of all channels together that nobody has taken yet; past that the connection is not read.
+const BUFFER: usize = 1 << 20;
 /// In version 5: the channel whose messages name a channel that is done.
 const CLOSE: u8 = 255;
+/// How long the client of a tunnel has to close its side.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// Bytes of a tunnel under way.
 const TUNNEL: usize = 64 << 10;
 
@@ -40,6 +46,34 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 
 type Outgoing = mpsc::Sender<Message>;
+
+/// What the client sends on one channel.
+pub struct ChannelReader(mpsc::Receiver<Piece>);
+
+/// A message's data, and its place in the connection's buffer.
+type Piece = (Bytes, OwnedSemaphorePermit);
+
+impl ChannelReader {
+    /// The next bytes; `None` at the end, or when the client is gone.
+    pub async fn read(&mut self) -> Option<Bytes> {
+        let (data, _place) = self.0.recv().await?;
+        Some(data)
+    }
+
+    /// One without a connection.
+    #[cfg(test)]
+    pub fn of(pieces: &[&str]) -> Self {
+        let (sender, receiver) = mpsc::channel(pieces.len().max(1));
+        let places = Arc::new(Semaphore::new(pieces.len()));
+        for piece in pieces {
+            let place = Arc::clone(&places).try_acquire_owned().unwrap();
+            sender
+                .try_send((Bytes::from((*piece).to_owned()), place))
+                .unwrap();
+        }
+        Self(receiver)
+    }
+}
 
 /// Sends on one channel.
 pub struct ChannelWriter {
@@ -159,12 +193,14 @@ async fn send<S>(
 /// Hands each message to its channel until the client is gone.
 async fn receive<S>(
     mut stream: SplitStream<WebSocketStream<S>>,
-    mut channels: Vec<(u8, Option<mpsc::Sender<Bytes>>)>,
+    mut hung_up: HungUp,
+    mut channels: Vec<(u8, Option<mpsc::Sender<Piece>>)>,
     version: u8,
     base64: bool,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let places = Arc::new(Semaphore::new(BUFFER));
     while let Some(Ok(message)) = stream.next().await {
         match &message {
             Message::Close(_) => return,
@@ -188,10 +224,19 @@ async fn receive<S>(
         if let Some((_, place)) = found
             && let Some(sender) = place
             && !data.is_empty()
-            && sender.send(data).await.is_err()
         {
-            // Nobody reads it any more.
-            *place = None;
+            let places = Arc::clone(&places);
+            let handed = async {
+                let size = u32::try_from(data.len().min(BUFFER)).unwrap_or(u32::MAX);
+                let room = places.acquire_many_owned(size).await.ok()?;
+                sender.send((data, room)).await.ok()
+            };
+            match hung_up.or(handed).await {
+                Some(Some(())) => {}
+                // Nobody reads it any more.
+                Some(None) => *place = None,
+                None => return,
+            }
         }
     }
 }
@@ -199,6 +244,7 @@ async fn receive<S>(
 /// Channels by their numbers: those that are written to, and those that are read from.
 async fn channels<S>(
     io: S,
+    hung_up: HungUp,
     inputs: &[u8],
     (version, base64): (u8, bool),
     gone: &CancellationToken,
@@ -211,12 +257,12 @@ where
     for channel in inputs {
         let (sender, receiver) = mpsc::channel(QUEUE);
         senders.push((*channel, Some(sender)));
-        receivers.push(Input::Socket(receiver));
+        receivers.push(Input::Socket(ChannelReader(receiver)));
     }
     let gone = gone.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = receive(stream, senders, version, base64) => {}
+            () = receive(stream, hung_up, senders, version, base64) => {}
             () = gone.cancelled() => {}
         }
         gone.cancel();
@@ -225,12 +271,18 @@ where
 }
 
 /// The channels of exec and attach.
-pub async fn remote<S>(io: S, wanted: Wanted, version: u8, base64: bool) -> Option<Channels>
+pub async fn remote<S>(
+    io: S,
+    hung_up: HungUp,
+    wanted: Wanted,
+    version: u8,
+    base64: bool,
+) -> Option<Channels>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let gone = CancellationToken::new();
-    let (out, inputs) = channels(io, &[STDIN, RESIZE], (version, base64), &gone).await;
+    let (out, inputs) = channels(io, hung_up, &[STDIN, RESIZE], (version, base64), &gone).await;
     let mut inputs = inputs.into_iter();
     let (stdin, resize) = (inputs.next(), inputs.next());
     let output = |channel| {
@@ -272,14 +324,20 @@ pub struct Port {
 
 /// The channels of port-forward: for the n-th port 2n for data and 2n + 1 for errors, each begun by the port's
 /// number, low byte first.
-pub async fn forward<S>(io: S, ports: &[u16], version: u8, base64: bool) -> (Vec<Port>, Closer)
+pub async fn forward<S>(
+    io: S,
+    hung_up: HungUp,
+    ports: &[u16],
+    version: u8,
+    base64: bool,
+) -> (Vec<Port>, Closer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let gone = CancellationToken::new();
     let numbers: Vec<(u16, u8)> = ports.iter().copied().zip((0..=254).step_by(2)).collect();
     let data: Vec<u8> = numbers.iter().map(|(_, channel)| *channel).collect();
-    let (out, inputs) = channels(io, &data, (version, base64), &gone).await;
+    let (out, inputs) = channels(io, hung_up, &data, (version, base64), &gone).await;
     let mut all = Vec::new();
     for ((number, channel), input) in numbers.into_iter().zip(inputs) {
         let output = |channel| {
@@ -306,7 +364,7 @@ where
 }
 
 /// The bytes in the messages as one stream.
-pub async fn tunnel<S>(io: S) -> DuplexStream
+pub async fn tunnel<S>(io: S, mut hung_up: HungUp) -> DuplexStream
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -314,25 +372,21 @@ where
     let (out, mut stream) = open(io, &gone).await;
     let (ours, theirs) = tokio::io::duplex(TUNNEL);
     let (mut reader, mut writer) = tokio::io::split(theirs);
-    let closing = out.clone();
     let inward = async move {
         while let Some(Ok(message)) = stream.next().await {
             match message {
-                Message::Binary(bytes) if writer.write_all(&bytes).await.is_err() => return,
+                Message::Binary(bytes) => {
+                    let written = hung_up.or(writer.write_all(&bytes)).await;
+                    if !matches!(written, Some(Ok(()))) {
+                        return;
+                    }
+                }
                 Message::Text(_) | Message::Close(_) => return,
-                _ => {}
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
         }
     };
-    tokio::spawn(async move {
-        tokio::select! {
-            () = inward => {}
-            () = gone.cancelled() => {}
-        }
-        // Both halves of the pipe go, and with them the connection in it.
-        gone.cancel();
-    });
-    tokio::spawn(async move {
+    let outward = async move {
         let mut buffer = BytesMut::new();
         loop {
             buffer.reserve(PIECE);
@@ -346,7 +400,17 @@ where
             }
         }
         // The client closes when it has read everything.
-        let _ = closing.send(goodbye()).await;
+        let _ = out.send(goodbye()).await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::spawn(async move {
+        // The connection in the pipe sees its end once both halves are dropped.
+        tokio::select! {
+            () = inward => {}
+            () = outward => {}
+            () = gone.cancelled() => {}
+        }
+        gone.cancel();
     });
     ours
 }

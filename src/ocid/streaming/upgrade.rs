@@ -3,8 +3,10 @@
 //! The names are those of the Kubernetes project (package remotecommand, portforward, wsstream); a WebSocket's
 //! handshake is RFC 6455, section 4.
 
-use axum::http::header::{CONNECTION, UPGRADE};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use axum::http::{HeaderMap, Method, Request, StatusCode, Version};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::tokens::Kind;
 
@@ -92,15 +94,16 @@ pub fn path(path: &str) -> Option<(Kind, &str)> {
 }
 
 /// Finds what both can speak.
-pub fn negotiate(kind: Kind, method: &Method, headers: &HeaderMap) -> Result<Protocol, Refusal> {
+pub fn negotiate<B>(kind: Kind, request: &Request<B>) -> Result<Protocol, Refusal> {
+    let (method, headers) = (request.method(), request.headers());
     if method != Method::GET && method != Method::POST {
         let message = format!("{method} is neither GET nor POST");
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message));
     }
+    one_message(request)?;
     let upgrades = words(headers, CONNECTION.as_str());
     if !upgrades.iter().any(|w| w.eq_ignore_ascii_case("upgrade")) {
-        let message = "unable to upgrade: missing upgrade headers in the request";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+        return bad("unable to upgrade: missing upgrade headers in the request");
     }
     let wanted = words(headers, UPGRADE.as_str());
     let wants = |name: &str| wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
@@ -109,12 +112,39 @@ pub fn negotiate(kind: Kind, method: &Method, headers: &HeaderMap) -> Result<Pro
     } else if wants("websocket") {
         socket(kind, method, headers)
     } else {
-        let message = format!(
+        bad(format!(
             "unable to upgrade: `{}` is neither SPDY/3.1 nor websocket",
             wanted.join(", ")
-        );
-        Err(Refusal::new(StatusCode::BAD_REQUEST, message))
+        ))
     }
+}
+
+/// What follows the head must be the new protocol's, for us and for any proxy before us: no body, by any of the
+/// ways to have one, and one host (RFC 9112, sections 3.2 and 6; RFC 9110, section 7.8).
+fn one_message<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if request.version() != Version::HTTP_11 {
+        let message = "an upgrade needs HTTP/1.1";
+        return Err(Refusal::new(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            message,
+        ));
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return bad("a request for an upgrade has no body, and no `Transfer-Encoding`");
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if lengths.any(|length| length.as_bytes() != b"0") {
+        return bad("a request for an upgrade has no body");
+    }
+    if headers.get_all(HOST).iter().count() != 1 {
+        return bad("a request has one `Host`");
+    }
+    Ok(())
+}
+
+fn bad<T>(message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(StatusCode::BAD_REQUEST, message))
 }
 
 fn spdy(kind: Kind, headers: &HeaderMap) -> Result<Protocol, Refusal> {
@@ -136,18 +166,19 @@ fn spdy(kind: Kind, headers: &HeaderMap) -> Result<Protocol, Refusal> {
 }
 
 fn socket(kind: Kind, method: &Method, headers: &HeaderMap) -> Result<Protocol, Refusal> {
-    let bad = |message| Err(Refusal::new(StatusCode::BAD_REQUEST, message));
     if method != Method::GET {
         return bad("a WebSocket begins with GET");
     }
     if words(headers, "sec-websocket-version") != ["13"] {
         return bad("not version 13 of WebSocket");
     }
-    let key = headers.get("sec-websocket-key");
-    let Some(key) = key.and_then(|key| key.to_str().ok()) else {
-        return bad("no `Sec-WebSocket-Key`");
-    };
-    let key = key.to_owned();
+    // 16 random bytes.
+    let [key] = words(headers, "sec-websocket-key")
+        .try_into()
+        .unwrap_or_default();
+    if !STANDARD.decode(&key).is_ok_and(|bytes| bytes.len() == 16) {
+        return bad("no `Sec-WebSocket-Key`, or one that is none");
+    }
     let (ours, default): (&[(&'static str, Socket)], _) = match kind {
         Kind::Exec | Kind::Attach => (&REMOTE_SOCKET, Socket::channels(1, false)),
         Kind::Forward => (&FORWARD_SOCKET, Socket::channels(4, false)),
@@ -194,22 +225,22 @@ fn words(headers: &HeaderMap, name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::{HeaderName, HeaderValue};
 
     fn ask(kind: Kind, method: &str, pairs: &[(&str, &str)]) -> Result<Protocol, u16> {
-        let mut headers = HeaderMap::new();
+        let mut request = Request::builder().method(method);
         for (name, value) in pairs {
-            headers.append(
-                HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                HeaderValue::from_str(value).unwrap(),
-            );
+            request = request.header(*name, *value);
         }
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        negotiate(kind, &method, &headers).map_err(|r| r.status.as_u16())
+        negotiate(kind, &request.body(()).unwrap()).map_err(|r| r.status.as_u16())
     }
 
-    const SPDY: [(&str, &str); 2] = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
-    const SOCKET: [(&str, &str); 4] = [
+    const SPDY: [(&str, &str); 3] = [
+        ("host", "h"),
+        ("connection", "Upgrade"),
+        ("upgrade", "SPDY/3.1"),
+    ];
+    const SOCKET: [(&str, &str); 5] = [
+        ("host", "h"),
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "websocket"),
         ("sec-websocket-version", "13"),
@@ -272,20 +303,48 @@ mod tests {
         );
         assert_eq!(socket(Kind::Exec, TUNNEL), Err(403));
         assert_eq!(
-            ask(Kind::Exec, "GET", &SOCKET[..3]),
+            ask(Kind::Exec, "GET", &SOCKET[..4]),
             Err(400),
             "without a key"
         );
+        for key in ["", "x", "dGhlIHNhbXBsZQ=="] {
+            let headers = with(&SOCKET[..4], &[("sec-websocket-key", key)]);
+            assert_eq!(ask(Kind::Exec, "GET", &headers), Err(400), "{key}");
+        }
+        let twice = with(&SOCKET, &SOCKET[4..]);
+        assert_eq!(ask(Kind::Exec, "GET", &twice), Err(400));
         assert_eq!(ask(Kind::Exec, "POST", &SOCKET), Err(400));
     }
 
     #[test]
     fn what_is_no_upgrade_is_refused() {
         assert_eq!(ask(Kind::Exec, "PUT", &SPDY), Err(405));
-        assert_eq!(ask(Kind::Exec, "POST", &SPDY[1..]), Err(400));
-        assert_eq!(ask(Kind::Exec, "POST", &SPDY[..1]), Err(400));
-        let h2c = [("connection", "upgrade"), ("upgrade", "h2c")];
+        assert!(ask(Kind::Exec, "POST", &SPDY).is_ok());
+        assert_eq!(ask(Kind::Exec, "POST", &SPDY[1..]), Err(400), "no host");
+        assert_eq!(ask(Kind::Exec, "POST", &SPDY[..2]), Err(400));
+        let h2c = [("host", "h"), ("connection", "upgrade"), ("upgrade", "h2c")];
         assert_eq!(ask(Kind::Exec, "POST", &h2c), Err(400));
+        // What one reader takes for a body is another's next request.
+        assert!(ask(Kind::Exec, "POST", &with(&SPDY, &[("content-length", "0")])).is_ok());
+        for more in [
+            &[("content-length", "5")][..],
+            &[("content-length", "00")],
+            &[("content-length", "0"), ("content-length", "5")],
+            &[("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "identity"), ("content-length", "0")],
+            &[("host", "other")],
+        ] {
+            let headers = with(&SPDY, more);
+            assert_eq!(ask(Kind::Exec, "POST", &headers), Err(400), "{more:?}");
+        }
+        let old = Request::builder()
+            .version(Version::HTTP_10)
+            .body(())
+            .unwrap();
+        assert_eq!(
+            negotiate(Kind::Exec, &old).unwrap_err().status.as_u16(),
+            505
+        );
         assert_eq!(path("/exec/abc"), Some((Kind::Exec, "abc")));
         for bad in ["", "/", "/exec", "exec/abc", "/cri/exec/abc", "//abc"] {
             assert_eq!(path(bad), None, "{bad}");
