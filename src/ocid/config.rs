@@ -111,6 +111,8 @@ pub struct Runtime {
     pub log_level: String,
     /// Seconds; for containers that CRI calls give no grace period.
     pub ctr_stop_timeout: u64,
+    /// CheckpointContainer is served, where criu is installed.
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -249,6 +251,7 @@ impl Default for Runtime {
             log_to_journald: false,
             log_level: "info".to_owned(),
             ctr_stop_timeout: 30,
+            enable_criu_support: true,
         }
     }
 }

@@ -18,6 +18,8 @@ mod answers;
 mod answers_images;
 mod answers_refused;
 mod answers_states;
+mod checkpoint;
+mod checkpoint_criu;
 mod containers_devices;
 mod containers_mounts;
 mod containers_process;
