@@ -1,15 +1,13 @@
 //! The calls that tell what is being used and what happens.
 
-use std::time::Duration;
-
 use tonic::Streaming;
 
-use super::{Answer, Client, ClientError, filled, whole_seconds, within};
+use super::{Answer, Client, ClientError, filled, within};
 use crate::cri::v1::{
-    CheckpointContainerRequest, ContainerEventResponse, ContainerStats, ContainerStatsFilter,
-    GetEventsRequest, ListContainerStatsRequest, ListMetricDescriptorsRequest,
-    ListMetricDescriptorsResponse, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse,
-    ListPodSandboxStatsRequest, PodSandboxStats, PodSandboxStatsFilter, PullImageRequest,
+    ContainerEventResponse, ContainerStats, ContainerStatsFilter, GetEventsRequest,
+    ListContainerStatsRequest, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse,
+    ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, ListPodSandboxStatsRequest,
+    PodSandboxStats, PodSandboxStatsFilter, PullImageRequest,
 };
 
 impl Client {
@@ -53,26 +51,6 @@ impl Client {
         let call = to.get_container_events(GetEventsRequest {});
         let stream = within(EVENTS, Some(self.limit), call).await?;
         Ok(Events { stream })
-    }
-
-    /// Writes a running container's state into the archive `location`, which the daemon makes. `timeout` is in
-    /// whole seconds (a started one counts), and 0 the daemon's own limit: then there is none here.
-    pub async fn checkpoint_container(
-        &self,
-        id: &str,
-        location: &str,
-        timeout: Duration,
-    ) -> Answer<()> {
-        let request = CheckpointContainerRequest {
-            container_id: id.to_owned(),
-            location: location.to_owned(),
-            timeout: whole_seconds(timeout),
-        };
-        let limit = (!timeout.is_zero()).then(|| self.limit.saturating_add(timeout));
-        let mut to = self.runtime();
-        let call = to.checkpoint_container(request);
-        within("CheckpointContainer", limit, call).await?;
-        Ok(())
     }
 
     /// Pulls with everything that the CRI lets one say. Has no time limit.
