@@ -165,7 +165,7 @@ impl Daemon {
             streaming: Streaming::default(),
             checkpoints: Checkpoints::default(),
             events: Events::default(),
-            stats: Stats::new(&crio.stats.included_pod_metrics),
+            stats: Stats::new(&crio.stats),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

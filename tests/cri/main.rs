@@ -45,6 +45,7 @@ mod pods_users;
 mod second_stack;
 mod smoke;
 mod stats;
+mod stats_lists;
 mod stats_load;
 mod stats_metrics;
 mod streaming_attach;

@@ -129,8 +129,11 @@ async fn restore_container(
         matches!(r.phase, Phase::Created | Phase::Running)
             && r.monitor.is_some_and(|monitor| monitor.is_running())
     };
-    if record.frozen {
-        checkpoint::undo(daemon, container).await?;
+    // It is looked after whether or not it can be thawed: it can still be stopped.
+    if record.frozen
+        && let Err(error) = checkpoint::undo(daemon, container).await
+    {
+        tracing::error!(container = %record.id, %error, "a container stays frozen");
     }
     if running(&record) {
         let runtime = daemon.runtime(&record.runtime_handler)?;
