@@ -18,7 +18,7 @@ def run(node):
     check_confinement(node, container)
     node.ssh(f"ocic ctr stop --id {container}", 120)
     status = node.inspect(container)["status"]
-    expect(status["exit_code"] == 0, f"redis did not end by SIGTERM: {status}")
+    expect(status["exitCode"] == 0, f"redis did not end by SIGTERM: {status}")
     expect("ready to exit" in node.ssh(f"ocic ctr logs --id {container}"), "redis' last words are missing")
     node.remove_pod(pod)
     left = node.ssh("find /run/ocid/sandboxes /run/ocid/containers /run/ocid/ns -mindepth 1; ocic pod list", check=False)

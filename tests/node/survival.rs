@@ -136,7 +136,7 @@ fn containers_outlive_a_killed_daemon() -> Result<()> {
     );
     let gone = status(&machine, &brief)?;
     ensure!(is_state(&gone, "CONTAINER_EXITED", 2), "{gone}");
-    ensure!(gone["exit_code"].as_i64() == Some(3), "{gone}");
+    ensure!(gone["exitCode"].as_i64() == Some(3), "{gone}");
     ping(&mut connection).context("under the next daemon")?;
     let said = ocic_ok(
         &machine,
@@ -145,11 +145,11 @@ fn containers_outlive_a_killed_daemon() -> Result<()> {
     ensure!(said.contains("PONG"), "{said}");
     ocic_ok(&machine, &["ctr", "stop", "--id", &stubborn])?;
     let ended = status(&machine, &stubborn)?;
-    ensure!(ended["exit_code"].as_i64() == Some(7), "{ended}");
+    ensure!(ended["exitCode"].as_i64() == Some(7), "{ended}");
     ocic_ok(&machine, &["ctr", "stop", "--id", &redis])?;
     let ended = status(&machine, &redis)?;
     ensure!(is_state(&ended, "CONTAINER_EXITED", 2), "{ended}");
-    ensure!(ended["exit_code"].as_i64() == Some(0), "{ended}");
+    ensure!(ended["exitCode"].as_i64() == Some(0), "{ended}");
     for id in [&redis, &stubborn, &brief] {
         ocic_ok(&machine, &["ctr", "remove", "--id", id])?;
     }

@@ -86,7 +86,7 @@ fn tutorial(machine: &Machine) -> Result<()> {
     ensure!(is_id(&redis), "`{redis}` is not an id alone");
     machine.run(&["ocic", "ctr", "start", "--id", &redis])?;
     let status = inspect(machine, &redis)?;
-    let log = status.pointer("/status/log_path").and_then(Value::as_str);
+    let log = status.pointer("/status/logPath").and_then(Value::as_str);
     let log = log.with_context(|| format!("no log path in {status}"))?;
     file_with(&machine.path(log), READY, Duration::from_secs(20))?;
 
@@ -143,7 +143,7 @@ fn tutorial(machine: &Machine) -> Result<()> {
 
     machine.run(&["ocic", "ctr", "stop", "--id", &redis])?;
     let status = inspect(machine, &redis)?;
-    let exit = status.pointer("/status/exit_code").and_then(Value::as_i64);
+    let exit = status.pointer("/status/exitCode").and_then(Value::as_i64);
     ensure!(exit == Some(0), "redis ended by SIGTERM: {status}");
     let logs = machine.run(&["ocic", "ctr", "logs", "--id", &redis])?;
     ensure!(
