@@ -54,6 +54,9 @@ ExecStart=/bin/sh -c 'echo "@vm ssh is up@" >/dev/ttyS0'
 WantedBy=multi-user.target
 """
 
+# Its mounts and whatever it starts end with it, also when it is killed.
+PRIVATE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
 # The metapackage depends on the kernel of today.
 FETCH_KERNEL = r"""set -e
 cd "$1"
@@ -157,7 +160,7 @@ def build(work, suite):
     key = out / "key"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", key])
     lists = sources(suite)
-    bootstrap = ["mmdebstrap", "--quiet", "--mode=root", *(f"--aptopt={option}" for option in FROZEN)]
+    bootstrap = [*PRIVATE, "mmdebstrap", "--quiet", "--mode=root", *(f"--aptopt={option}" for option in FROZEN)]
     run(
         [
             *bootstrap,
