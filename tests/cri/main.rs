@@ -20,6 +20,8 @@ mod answers_refused;
 mod answers_states;
 mod checkpoint;
 mod checkpoint_criu;
+mod config;
+mod config_reload;
 mod containers_devices;
 mod containers_mounts;
 mod containers_process;
