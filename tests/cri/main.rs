@@ -20,6 +20,7 @@ mod answers_refused;
 mod answers_states;
 mod checkpoint;
 mod checkpoint_criu;
+mod checkpoint_failpoints;
 mod containers_devices;
 mod containers_mounts;
 mod containers_process;
