@@ -20,6 +20,7 @@ mod answers_refused;
 mod answers_states;
 mod checkpoint;
 mod checkpoint_criu;
+mod checkpoint_failpoints;
 mod config;
 mod config_reload;
 mod containers_devices;
