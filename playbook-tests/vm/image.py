@@ -107,11 +107,14 @@ def image(release, rebuild=False):
         folder = cache() / name
         if rebuild:
             shutil.rmtree(folder, ignore_errors=True)
+        # Of a run that was killed; whoever builds now holds the lock.
+        for broken in cache().glob(f"building-{release}-*"):
+            shutil.rmtree(broken)
         if not folder.exists():
             for old in cache().glob(f"debian{release}-*"):
                 remove_unused(old)
             print(f"building the image of Debian {release}", flush=True)
-            with tempfile.TemporaryDirectory(dir=cache(), prefix="building-") as work:
+            with tempfile.TemporaryDirectory(dir=cache(), prefix=f"building-{release}-") as work:
                 build(pathlib.Path(work), SUITES[release])
                 (pathlib.Path(work) / "image").rename(folder)
         return Image(folder, release)
