@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,11 +30,14 @@ use super::streaming::tls::TlsError;
 use super::watchdog;
 use crate::cri::v1::image_service_server::ImageServiceServer;
 use crate::cri::v1::runtime_service_server::RuntimeServiceServer;
+use crate::host::lock;
 
 /// How long operations under way may take to end after SIGTERM; systemd's own limit is 90 s.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// How long the last answers may take to go out.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// How long the state folder may still be held by what a killed daemon was just starting.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// Threads that answer calls. Most work waits for the kernel or for a child process.
 const WORKERS: usize = 2;
 /// Threads for code that blocks on files and mounts.
@@ -185,12 +188,12 @@ async fn serve(
     fs::create_dir_all(&root).map_err(ServerError::io("make the folder", &root))?;
     let runroot = config.crio.runroot.clone();
     fs::create_dir_all(&runroot).map_err(ServerError::io("make the folder", &runroot))?;
-    let _lock = lock(&root)?;
+    let _lock = hold(&root)?;
     // One with a root of its own would take the other's pods for leftovers.
     let _run_lock = if runroot == root {
         None
     } else {
-        Some(lock(&runroot)?)
+        Some(hold(&runroot)?)
     };
     let listen = config.crio.api.listen.clone();
     let listener = bind(&listen)?;
@@ -319,7 +322,7 @@ fn notify(state: &[sd_notify::NotifyState]) {
 }
 
 /// Holds the state folder for this process, until it ends in whatever way.
-fn lock(root: &Path) -> Result<Flock<File>, ServerError> {
+fn hold(root: &Path) -> Result<Flock<File>, ServerError> {
     let path = root.join("lock");
     let file = File::options()
         .create(true)
@@ -327,7 +330,7 @@ fn lock(root: &Path) -> Result<Flock<File>, ServerError> {
         .write(true)
         .open(&path)
         .map_err(ServerError::io("open the lock", &path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    lock::exclusive(file, LOCK_PATIENCE).map_err(|errno| match errno {
         nix::errno::Errno::EWOULDBLOCK => ServerError::Locked(root.to_owned()),
         errno => ServerError::Io {
             act: "lock",

@@ -12,8 +12,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use tokio::sync::Semaphore;
 
 use super::digest::Digest;
@@ -24,10 +25,14 @@ use super::record::{Image, Record};
 use super::reference::{Named, Reference, is_id};
 use super::registries::Registries;
 use crate::host::fs::sync_dir;
+use crate::host::lock;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::storage::containers::{self, Lease};
 use crate::ocid::storage::layers::{Layers, Unused, write_record};
 use crate::ocid::storage::{FsUsage, StorageError, failed};
+
+/// How long the folder may still be held by what a killed daemon was just starting.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// All images below one root. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -418,8 +423,8 @@ fn lock(path: &Path) -> Result<Flock<File>, StorageError> {
         .write(true)
         .open(path);
     let file = file.map_err(failed("open", path))?;
-    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-    locked.map_err(|(_, e)| failed("lock (another ocid may use the folder)", path)(e))
+    let locked = lock::exclusive(file, LOCK_PATIENCE);
+    locked.map_err(|e| failed("lock (another ocid may use the folder)", path)(e))
 }
 
 #[cfg(test)]
