@@ -21,6 +21,7 @@ PROGRAMS = {
     "xz": "xz-utils",
     "docker-registry": "docker-registry",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
 }
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 

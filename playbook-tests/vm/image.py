@@ -54,6 +54,9 @@ ExecStart=/bin/sh -c 'echo "@vm ssh is up@" >/dev/ttyS0'
 WantedBy=multi-user.target
 """
 
+# Its mounts and whatever it starts end with it, also when it is killed.
+PRIVATE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
 # The metapackage depends on the kernel of today.
 FETCH_KERNEL = r"""set -e
 cd "$1"
@@ -104,11 +107,14 @@ def image(release, rebuild=False):
         folder = cache() / name
         if rebuild:
             shutil.rmtree(folder, ignore_errors=True)
+        # Of a run that was killed; whoever builds now holds the lock.
+        for broken in cache().glob(f"building-{release}-*"):
+            shutil.rmtree(broken)
         if not folder.exists():
             for old in cache().glob(f"debian{release}-*"):
                 remove_unused(old)
             print(f"building the image of Debian {release}", flush=True)
-            with tempfile.TemporaryDirectory(dir=cache(), prefix="building-") as work:
+            with tempfile.TemporaryDirectory(dir=cache(), prefix=f"building-{release}-") as work:
                 build(pathlib.Path(work), SUITES[release])
                 (pathlib.Path(work) / "image").rename(folder)
         return Image(folder, release)
@@ -157,7 +163,7 @@ def build(work, suite):
     key = out / "key"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", key])
     lists = sources(suite)
-    bootstrap = ["mmdebstrap", "--quiet", "--mode=root", *(f"--aptopt={option}" for option in FROZEN)]
+    bootstrap = [*PRIVATE, "mmdebstrap", "--quiet", "--mode=root", *(f"--aptopt={option}" for option in FROZEN)]
     run(
         [
             *bootstrap,

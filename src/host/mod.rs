@@ -18,6 +18,7 @@ pub mod idmap;
 pub mod inotify;
 pub mod interfaces;
 pub mod label;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

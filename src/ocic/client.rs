@@ -365,10 +365,20 @@ impl Client {
 
     /// Returns the image's reference as the daemon keeps it. Has no time limit.
     pub async fn pull_image(&self, image: &str, auth: Option<AuthConfig>) -> Answer<String> {
+        self.pull_image_for(image, auth, None).await
+    }
+
+    /// The same for a pod, whose namespace may have credentials and a policy of its own.
+    pub async fn pull_image_for(
+        &self,
+        image: &str,
+        auth: Option<AuthConfig>,
+        sandbox_config: Option<PodSandboxConfig>,
+    ) -> Answer<String> {
         let request = PullImageRequest {
             image: Some(spec(image)),
             auth,
-            sandbox_config: None,
+            sandbox_config,
         };
         let mut to = self.images();
         let answer = within("PullImage", None, to.pull_image(request)).await?;

@@ -9,9 +9,10 @@ use serde::Deserialize;
 
 use crate::host::cgroup::Version;
 use crate::host::fs::read_capped;
-use crate::ocid::daemon::{Daemon, Handler};
+use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::field::{FieldError, no_nul};
+use crate::ocid::handlers::Handler;
 use crate::ocid::runtime::{ContainerCgroup, ExecCgroups, ExecOutput, ExecRequest};
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
@@ -34,8 +35,8 @@ pub async fn exec_sync(
             wanted: "running",
         }));
     }
-    let handler = daemon.handler(&record.runtime_handler)?;
-    let cgroup = cgroup(daemon, handler, &record).await?;
+    let handler = daemon.handler_of(&record);
+    let cgroup = cgroup(daemon, &handler, &record).await?;
     let bundle = daemon.bundle(&record.id);
     let process = process(&bundle)?;
     let request = ExecRequest {

@@ -84,7 +84,7 @@ async fn exec(
         stderr: channels.stderr.is_some(),
         owner: owner(daemon, &record),
     };
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(&record);
     let failed = |e: RuntimeError| Arc::new(Error::from(e));
     let session = runtime.exec_session(&request).await.map_err(failed)?;
     attend(session, channels).await.map_err(failed)
