@@ -1,7 +1,8 @@
-//! Two loops over the real daemon on a throwaway machine: pods that come and go, and clients who call at random.
+//! Loops over the real daemon on a throwaway machine: pods that come and go, clients who call at random, and streams.
 //! A short run is part of the test command; `tests/soak/run` does the long ones.
 //!
 //! - `OCID_SOAK_PODS`: how many pods are started and removed (20).
+//! - `OCID_SOAK_MIB`: how much goes through each kind of stream (64).
 //! - `OCID_SOAK_SECONDS`: how long the clients call (60).
 //! - `OCID_SOAK_CLIENTS`: how many they are (20).
 //! - `OCID_SOAK_SEED`: where their numbers begin; printed, else of the clock.
@@ -15,6 +16,7 @@ mod clients;
 mod figures;
 mod model;
 mod pods;
+mod streams;
 
 /// A whole number from the environment.
 fn setting(name: &str, otherwise: u64) -> u64 {
