@@ -5,6 +5,7 @@
 //! Set-id bits, write permission for others and owners are not taken over. Members that were not
 //! asked for are checked all the same. After an error nothing of the archive is left.
 
+mod error;
 mod rules;
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use tar::EntryType;
 
+pub use self::error::ArchiveError;
 use self::rules::{CapReached, Capped, inside, stays_inside};
 use super::digest::{Hashing, Sha256Sum};
 use crate::host::fs::open_beneath;
@@ -73,55 +75,6 @@ pub struct Unpacked {
     /// In bytes.
     pub size: u64,
     pub sha256: Sha256Sum,
-}
-
-/// Why an archive was not unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
-    #[error("read `{archive}`")]
-    Read { archive: PathBuf, source: io::Error },
-    #[error("read `{archive}`: not a gzip file")]
-    NotGzip { archive: PathBuf },
-    #[error("unpack `{archive}`: the member `{member}` {problem}")]
-    Refused {
-        archive: PathBuf,
-        member: String,
-        problem: String,
-    },
-    #[error("unpack `{archive}`: more than {cap} {what}")]
-    TooLarge {
-        archive: PathBuf,
-        cap: u64,
-        what: &'static str,
-    },
-    #[error("unpack `{archive}`: write `{path}`")]
-    Write {
-        archive: PathBuf,
-        path: PathBuf,
-        source: io::Error,
-    },
-    #[error("unpack `{archive}`: it holds no `{member}`")]
-    Missing { archive: PathBuf, member: String },
-}
-
-impl ArchiveError {
-    /// What helps.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Write { path, .. } => {
-                let folder = path.parent().unwrap_or(path);
-                Some(format!("see `df -h {}`", folder.display()))
-            }
-            Self::Read { archive, .. }
-            | Self::NotGzip { archive }
-            | Self::Missing { archive, .. } => {
-                Some(format!("see `tar -tvzf {}`", archive.display()))
-            }
-            Self::Refused { .. } | Self::TooLarge { .. } => Some(
-                "this is no release archive as its upstream makes them: do not use it".to_owned(),
-            ),
-        }
-    }
 }
 
 /// Unpacks the file at `what.archive`.

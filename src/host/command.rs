@@ -135,12 +135,12 @@ impl Command {
             .block_on(self.output_async())
     }
 
-    /// As [`Command::run`], in an async runtime. Dropping the future kills the command.
+    /// As [`Command::run`], in an async runtime. Dropping the future kills the command's process group.
     pub async fn run_async(&self) -> Result<Output, CommandError> {
         self.check(self.output_async().await?)
     }
 
-    /// As [`Command::output`], in an async runtime. Dropping the future kills the command.
+    /// As [`Command::output`], in an async runtime. Dropping the future kills the command's process group.
     pub async fn output_async(&self) -> Result<Output, CommandError> {
         tracing::debug!(command = %self, "run");
         let spawn = |source| CommandError::Spawn {
@@ -169,10 +169,7 @@ impl Command {
             .kill_on_drop(true);
         let mut child = unless_busy(|| command.spawn()).await.map_err(spawn)?;
 
-        let group = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .map(Pid::from_raw);
+        let group = Group::of(&child);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let input = child.stdin.take();
         let feed = async {
@@ -206,16 +203,16 @@ impl Command {
             tokio::time::timeout(self.limit, run).await
         };
         match ended {
-            Ok(status) => Ok(Output {
-                status: status.map_err(spawn)?,
-                stdout,
-                stderr,
-            }),
+            Ok(status) => {
+                group.leave();
+                Ok(Output {
+                    status: status.map_err(spawn)?,
+                    stdout,
+                    stderr,
+                })
+            }
             Err(_) => {
-                if let Some(group) = group {
-                    // Already gone is what we want.
-                    let _ = killpg(group, Signal::SIGKILL);
-                }
+                drop(group);
                 let _ = child.wait().await;
                 let (command, stderr) = (self.to_string(), last(&stderr));
                 Err(CommandError::TimedOut {
@@ -237,6 +234,30 @@ impl Command {
             status: output.status,
             stderr,
         })
+    }
+}
+
+/// A command with its children, killed with this value unless they are left alone.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &tokio::process::Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.map(Pid::from_raw))
+    }
+
+    /// The command has ended; what it left behind is meant to stay.
+    fn leave(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Already gone is what we want.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
     }
 }
 
@@ -343,6 +364,33 @@ mod tests {
             matches!(&e, CommandError::TimedOut { stderr, .. } if stderr == "started"),
             "{e}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_given_up_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 60 & echo $! >{}; wait", file.display());
+        let read = || std::fs::read_to_string(&file).unwrap_or_default();
+        let started = async {
+            while !read().ends_with('\n') {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let run = sh(&script);
+        tokio::select! {
+            _ = run.output_async() => panic!("it ended"),
+            () = started => {}
+        }
+        let child: i32 = read().trim().parse().unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        for _ in 0..1500 {
+            if state().is_empty() || state().contains(") Z ") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("its child still runs");
     }
 
     #[test]

@@ -229,6 +229,12 @@ fn family(all: &[Relation], ancestor: i32, session: Option<i32>) -> Vec<ProcessI
     all.iter().filter(member).map(|p| p.id).collect()
 }
 
+/// The pids of what descends from `ancestor` (not `ancestor` itself) and of everyone in `session`.
+pub fn family_of(ancestor: i32, session: Option<i32>) -> io::Result<Vec<i32>> {
+    let found = family(&Relation::all()?, ancestor, session);
+    Ok(found.iter().map(|id| id.pid).collect())
+}
+
 /// Kills what descends from `ancestor` (not `ancestor` itself) and everyone in `session`, the members who were
 /// adopted by another process too. Stops each one first, so that none can fork away from under the search.
 /// Answers how many were killed, when they have ended (or [`KILL_LIMIT`] is over: something holds them in the

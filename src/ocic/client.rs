@@ -21,17 +21,18 @@ use tonic::{Response, Status};
 use crate::cri::v1::image_service_client::ImageServiceClient;
 use crate::cri::v1::runtime_service_client::RuntimeServiceClient;
 use crate::cri::v1::{
-    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatusRequest,
-    ContainerStatusResponse, CreateContainerRequest, ExecRequest, ExecSyncRequest,
-    ExecSyncResponse, Image, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
-    ImageStatusRequest, ImageStatusResponse, LinuxContainerResources, ListContainersRequest,
-    ListImagesRequest, ListPodSandboxRequest, NetworkConfig, PodSandbox, PodSandboxConfig,
-    PodSandboxFilter, PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest,
-    PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
-    ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfig, RuntimeConfigRequest,
-    RuntimeConfigResponse, StartContainerRequest, StatusRequest, StatusResponse,
-    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
-    UpdatePodSandboxResourcesRequest, UpdateRuntimeConfigRequest, VersionRequest, VersionResponse,
+    AttachRequest, AuthConfig, CheckpointContainerRequest, Container, ContainerConfig,
+    ContainerFilter, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
+    ExecRequest, ExecSyncRequest, ExecSyncResponse, Image, ImageFilter, ImageFsInfoRequest,
+    ImageFsInfoResponse, ImageSpec, ImageStatusRequest, ImageStatusResponse,
+    LinuxContainerResources, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
+    NetworkConfig, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatusRequest,
+    PodSandboxStatusResponse, PortForwardRequest, PullImageRequest, RemoveContainerRequest,
+    RemoveImageRequest, RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest,
+    RuntimeConfig, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
+    StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest, UpdatePodSandboxResourcesRequest, UpdateRuntimeConfigRequest,
+    VersionRequest, VersionResponse,
 };
 
 pub use error::ClientError;
@@ -295,6 +296,27 @@ impl Client {
         let mut to = self.runtime();
         let call = to.reopen_container_log(ReopenContainerLogRequest { container_id });
         within("ReopenContainerLog", Some(self.limit), call).await?;
+        Ok(())
+    }
+
+    /// Writes a checkpoint of a running container to `location`, a path of the daemon's machine; `timeout` of zero is
+    /// the daemon's usual.
+    pub async fn checkpoint_container(
+        &self,
+        id: &str,
+        location: &str,
+        timeout: Duration,
+    ) -> Answer<()> {
+        let request = CheckpointContainerRequest {
+            container_id: id.to_owned(),
+            location: location.to_owned(),
+            timeout: whole_seconds(timeout),
+        };
+        // It is the daemon that ends it in time.
+        let limit = self.limit.saturating_add(timeout);
+        let mut to = self.runtime();
+        let call = to.checkpoint_container(request);
+        within("CheckpointContainer", Some(limit), call).await?;
         Ok(())
     }
 

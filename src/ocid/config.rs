@@ -111,6 +111,8 @@ pub struct Runtime {
     pub log_level: String,
     /// Seconds; for containers that CRI calls give no grace period.
     pub ctr_stop_timeout: u64,
+    /// CheckpointContainer is served, where criu is installed.
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -165,6 +167,10 @@ pub struct Network {
 pub struct Stats {
     /// What ListPodSandboxMetrics gives; by default only when a container was last seen, as with CRI-O.
     pub included_pod_metrics: Vec<Group>,
+    /// Seconds between two collections of statistics and metrics, of which answers then are; 0: each call measures.
+    pub collection_period: u64,
+    /// The same of statistics alone. One of the two.
+    pub stats_collection_period: u64,
 }
 
 /// `[crio.metrics]`
@@ -245,6 +251,7 @@ impl Default for Runtime {
             log_to_journald: false,
             log_level: "info".to_owned(),
             ctr_stop_timeout: 30,
+            enable_criu_support: true,
         }
     }
 }
@@ -437,6 +444,13 @@ impl Config {
                 problem,
             });
         }
+        let stats = &self.crio.stats;
+        if stats.collection_period != 0 && stats.stats_collection_period != 0 {
+            return Err(ConfigError::Value {
+                key: "crio.stats.stats_collection_period",
+                problem: "it is set beside `collection_period`, which includes it".to_owned(),
+            });
+        }
         let host = &self.crio.metrics.metrics_host;
         if host.parse::<IpAddr>().is_err() {
             return Err(ConfigError::Value {
@@ -560,6 +574,10 @@ mod tests {
             (
                 "[crio.stats]\nincluded_pod_metrics = [\"cpu\", \"weather\"]",
                 "ocid.conf",
+            ),
+            (
+                "[crio.stats]\ncollection_period = 10\nstats_collection_period = 10",
+                "crio.stats.stats_collection_period",
             ),
             ("[crio", "ocid.conf"),
         ] {

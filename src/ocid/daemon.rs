@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::config::{self, CgroupManager, Config};
 use super::container::Container;
 use super::container::capabilities;
+use super::container::checkpoint::Checkpoints;
 use super::container::config::Device;
 use super::container::facts::HostFacts;
 use super::container::seccomp::SeccompProfile;
@@ -46,6 +47,7 @@ pub struct Daemon {
     pub cgroups: Cgroups,
     pub joined: Joined,
     pub streaming: Streaming,
+    pub checkpoints: Checkpoints,
     pub events: Events,
     pub stats: Stats,
     pub metrics: Metrics,
@@ -161,8 +163,9 @@ impl Daemon {
             names: Names::default(),
             joined: Joined::default(),
             streaming: Streaming::default(),
+            checkpoints: Checkpoints::default(),
             events: Events::default(),
-            stats: Stats::new(&crio.stats.included_pod_metrics),
+            stats: Stats::new(&crio.stats),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -326,12 +329,16 @@ fn find_runtime(name: &str, configured: &Path) -> PathBuf {
     if !configured.as_os_str().is_empty() {
         return configured.to_owned();
     }
+    // One that is missing now may be there later: Status says that it is not.
+    find_program(name).unwrap_or_else(|| Path::new("/usr/local/bin").join(name))
+}
+
+/// The first program of this name where daemons look for programs.
+pub fn find_program(name: &str) -> Option<PathBuf> {
     const ALSO: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let path =
         std::env::var("PATH").map_or_else(|_| ALSO.to_owned(), |path| format!("{path}:{ALSO}"));
-    // One that is missing now may be there later: Status says that it is not.
-    which::which_in(name, Some(path), "/")
-        .unwrap_or_else(|_| Path::new("/usr/local/bin").join(name))
+    which::which_in(name, Some(path), "/").ok()
 }
 
 /// Runs code that blocks on files or mounts away from the threads that answer calls.

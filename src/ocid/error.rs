@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::container::checkpoint::CheckpointError;
 use super::container::error::SpecError;
 use super::field::FieldError;
 use super::image::ImageError;
@@ -64,6 +65,8 @@ pub enum Error {
     Forward { problem: String },
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A task of ours ended without an answer: a bug, told apart from what users can cause.
     #[error("internal error: {0}")]
     Internal(String),

@@ -104,6 +104,19 @@ points! {
     UpdateApplied = "update.applied";
     UpdateNoted = "update.noted";
 
+    /// CheckpointContainer: the record says that it is frozen.
+    CheckpointNoted = "checkpoint.noted";
+    CheckpointFrozen = "checkpoint.frozen";
+    /// criu has written its images.
+    CheckpointDumped = "checkpoint.dumped";
+    /// Everything is collected; the container is frozen still.
+    CheckpointCollected = "checkpoint.collected";
+    /// It runs again, and the record says so.
+    CheckpointThawed = "checkpoint.thawed";
+    /// The archive is whole and has no name.
+    CheckpointArchived = "checkpoint.archived";
+    CheckpointPlaced = "checkpoint.placed";
+
     /// ReopenContainerLog: the monitor has answered.
     LogReopened = "reopen-log.reopened";
 

@@ -25,6 +25,7 @@ use super::failpoint;
 use super::metrics;
 use super::rpc::Service;
 use super::state::restore;
+use super::stats;
 use super::streaming::server::{self as streaming, StreamingError};
 use super::watchdog;
 use crate::cri::v1::image_service_server::ImageServiceServer;
@@ -281,6 +282,7 @@ async fn serve(
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[sd_notify::NotifyState::Ready]);
     watchdog::start(&daemon);
+    stats::start(&daemon);
     let stopping = daemon.stopping.clone();
     let served = server.serve_with_incoming_shutdown(
         UnixListenerStream::new(listener),

@@ -4,6 +4,8 @@
 //! The order is that of need, and backwards that of undoing: packages first; what programs leave
 //! behind is noted before the services that make it start, so that it goes after they stopped.
 
+mod docker;
+
 use std::path::{Path, PathBuf};
 
 use super::choice::{Choice, From};
@@ -371,76 +373,6 @@ impl Planner<'_> {
             self.folder_with(component, "/run/ocid", 0o711, true);
         }
         Ok(())
-    }
-
-    /// The folder of upstream's docker: it brings a runc and a containerd of its own.
-    fn docker_folder(&self) -> PathBuf {
-        self.settings.prefix.join("libexec/crio-setup/docker")
-    }
-
-    fn dockerd_at(&self) -> ProgramAt {
-        match self.from(Component::Docker) {
-            Some(From::Kept { path }) => ProgramAt::Path(path.clone()),
-            Some(From::Upstream(_)) => ProgramAt::Path(self.docker_folder().join("dockerd")),
-            _ => ProgramAt::Packaged("dockerd"),
-        }
-    }
-
-    fn docker(&mut self) {
-        let component = Component::Docker;
-        // Somebody runs a docker of their own: it stays theirs.
-        if self.foreign_docker() {
-            return;
-        }
-        let mut tools = None;
-        if let Some(From::Upstream(artifact)) = self.from(component).cloned() {
-            let folder = self.docker_folder();
-            self.folder(component, &folder);
-            let kind = Kind::Unpack(UnpackStep {
-                artifact: *artifact,
-                folder: folder.clone(),
-                keep: self.keeps(),
-            });
-            self.push(component, format!("programs:{}", folder.display()), kind);
-            let link = self.settings.bin("docker");
-            self.link(
-                component,
-                link,
-                Path::new("../libexec/crio-setup/docker/docker"),
-                false,
-            );
-            tools = Some(folder);
-        }
-        let dockerd = self.dockerd_at();
-        let path = format!("{UNITS}/docker.service");
-        self.file(component, &path, Content::DockerUnit { dockerd, tools });
-        self.enable(component, "docker.service");
-        self.folder(component, "/etc/docker");
-        self.folder_with(component, "/var/lib/docker", 0o710, true);
-        if self.settings.is_live() {
-            // dockerd's own containerd makes them, whether or not it has plugins.
-            for folder in ["/opt/containerd/bin", "/opt/containerd/lib"] {
-                self.folder_with(component, folder, 0o711, false);
-            }
-            self.folder_with(component, "/run/docker", 0o700, true);
-            let kind = Kind::Byproduct(Byproduct {
-                files: [
-                    "/run/docker.sock",
-                    "/run/docker.pid",
-                    "/etc/docker/key.json",
-                ]
-                .map(PathBuf::from)
-                .to_vec(),
-                bridges: vec!["docker0".to_owned()],
-            });
-            self.push(component, "byproducts", kind);
-        }
-    }
-
-    fn foreign_docker(&self) -> bool {
-        self.facts
-            .foreign_listener(super::facts::DOCKER_SOCKET, "docker")
-            .is_some()
     }
 
     fn services(&mut self) {

@@ -142,7 +142,12 @@ async fn capabilities() -> Result<()> {
 async fn seccomp_profiles() -> Result<()> {
     let deny = r#"{"defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}"#;
-    let world = World::with(&[("/etc/test/seccomp.json", deny)]).await?;
+    let kill = deny.replace("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS");
+    let files = [
+        ("/etc/test/seccomp.json", deny),
+        ("/etc/test/kill.json", kill.as_str()),
+    ];
+    let world = World::with(&files).await?;
     let sandbox = world.pod_config("seccomp");
     let pod = world.run_pod(&sandbox).await?;
     let with = |kind, name: &str| Security {
@@ -166,6 +171,14 @@ async fn seccomp_profiles() -> Result<()> {
     let config = world.container_config("local", &["sh", "-c", script]);
     let (said, _) = world.run(&pod, &sandbox, secure(config, local)).await?;
     ensure!(said == "denied\nallowed", "{said}");
+    // Killed by its profile is an error like others, as in CRI-O, whose `seccomp killed` is its notifier's.
+    let deadly = with(ProfileType::Localhost, "/etc/test/kill.json");
+    let config = world.container_config("killed", &["mkdir", "/x"]);
+    let (_, status) = world.run(&pod, &sandbox, secure(config, deadly)).await?;
+    ensure!(
+        (status.exit_code, status.reason.as_str()) == (128 + libc::SIGSYS, "Error"),
+        "{status:?}"
+    );
     let missing = with(ProfileType::Localhost, "/etc/test/none.json");
     let bad = secure(world.container_config("bad", &["true"]), missing);
     let (refused, message) = code(world.create(&pod, &sandbox, bad).await)?;

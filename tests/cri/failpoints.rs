@@ -18,7 +18,7 @@ use crate::world::{LIMIT, World};
 const USUAL: [&str; 3] = ["--debug", "/var/log/pods", "route local fe80"];
 /// Says that its own program runs, and ends with 7 when it is told to stop; the shell waits in a builtin.
 pub const POLITE: &str =
-    "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
+    "trap 'exit 7' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; echo got $x; done";
 /// Hears nothing.
 const DEAF: &str = "trap '' TERM; mkfifo /tmp/f; echo here; while :; do read x </tmp/f; done";
 
@@ -35,6 +35,7 @@ pub enum Act {
     /// Of one that must be killed.
     Kill,
     Update,
+    Checkpoint,
     UpdatePod,
     /// Of the log.
     Reopen,
@@ -92,6 +93,13 @@ pub fn act(point: Point) -> Act {
         Point::UpdatePodApplied | Point::UpdatePodNoted => Act::UpdatePod,
         Point::LogReopened => Act::Reopen,
         Point::ConfigWritten => Act::Configure,
+        Point::CheckpointNoted
+        | Point::CheckpointFrozen
+        | Point::CheckpointDumped
+        | Point::CheckpointCollected
+        | Point::CheckpointThawed
+        | Point::CheckpointArchived
+        | Point::CheckpointPlaced => Act::Checkpoint,
         Point::RemoveMarked
         | Point::RemoveReleased
         | Point::RemoveBundle
@@ -124,7 +132,10 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Result<Self> {
-        let world = World::start().await?;
+        Self::on(World::start().await?).await
+    }
+
+    pub async fn on(world: World) -> Result<Self> {
         let sandbox = world.pod_config("bystander");
         let pod = world.run_pod(&sandbox).await?;
         let config = world.container_config("bystander", &["sh", "-c", POLITE]);

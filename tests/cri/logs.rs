@@ -280,6 +280,27 @@ async fn rotation_loses_and_doubles_no_line() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_rotation_at_the_end_is_done_or_refused() -> Result<()> {
+    let world = World::start().await?;
+    let sandbox = world.pod_config("ending");
+    let pod = world.run_pod(&sandbox).await?;
+    for n in 0..10 {
+        let config = world.container_config(&format!("brief-{n}"), &["echo", "bye"]);
+        let id = world.up(&pod, &sandbox, config).await?;
+        // Asked without a pause until it has ended: at some time that happens in mid-call.
+        let (code, message) = loop {
+            let answer = world.client.reopen_container_log(&id).await;
+            if answer.is_err() {
+                break code(answer)?;
+            }
+        };
+        ensure!(code == tonic::Code::FailedPrecondition, "{code}: {message}");
+        ensure!(world.ended(&id).await?.exit_code == 0);
+    }
+    world.assert_clean(&[]).await
+}
+
+#[tokio::test]
 async fn neither_a_full_disk_nor_a_stuck_log_harms_a_container() -> Result<()> {
     const CAP: u64 = 65536;
     let config = format!("[crio.runtime]\nlog_size_max = {CAP}\n");

@@ -244,7 +244,10 @@ fn pressure(world: &World, path: &str, cpu: &v1::CpuUsage) -> Result<()> {
     Ok(())
 }
 
-async fn list(world: &World, filter: v1::ContainerStatsFilter) -> Result<Vec<v1::ContainerStats>> {
+pub async fn list(
+    world: &World,
+    filter: v1::ContainerStatsFilter,
+) -> Result<Vec<v1::ContainerStats>> {
     let filter = Some(filter);
     let request = v1::ListContainerStatsRequest { filter };
     let answer = world.client.runtime().list_container_stats(request).await?;
@@ -403,130 +406,5 @@ async fn a_pod_is_its_network_and_the_sum_of_its_containers() -> Result<()> {
         stopped.cpu.is_none() && stopped.network.is_none(),
         "{stopped:?}"
     );
-    world.assert_clean(&[]).await
-}
-
-#[tokio::test]
-async fn filters_choose_and_streams_say_the_same() -> Result<()> {
-    let world = World::start().await?;
-    let mut ids = Vec::new();
-    let mut pods = Vec::new();
-    for name in ["a", "b"] {
-        let mut sandbox = world.pod_config(name);
-        sandbox.labels.insert("pod".to_owned(), name.to_owned());
-        let pod = world.run_pod(&sandbox).await?;
-        for number in ["1", "2"] {
-            let mut config = world.container_config(number, &["sleep", "600"]);
-            config.labels.insert("number".to_owned(), number.to_owned());
-            ids.push(world.up(&pod, &sandbox, config).await?);
-        }
-        pods.push(pod);
-    }
-    let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
-    let filters = [
-        (v1::ContainerStatsFilter::default(), vec![3, 2, 1, 0]),
-        (
-            v1::ContainerStatsFilter {
-                id: ids[1].clone(),
-                ..Default::default()
-            },
-            vec![1],
-        ),
-        (
-            v1::ContainerStatsFilter {
-                pod_sandbox_id: pods[1].clone(),
-                ..Default::default()
-            },
-            vec![3, 2],
-        ),
-        (
-            v1::ContainerStatsFilter {
-                label_selector: label("number", "1"),
-                ..Default::default()
-            },
-            vec![2, 0],
-        ),
-        (
-            v1::ContainerStatsFilter {
-                label_selector: label("number", "3"),
-                ..Default::default()
-            },
-            vec![],
-        ),
-    ];
-    let id_of = |stats: v1::ContainerStats| stats.attributes.map(|a| a.id).context("no attributes");
-    for (filter, expected) in filters {
-        let expected: Vec<_> = expected
-            .into_iter()
-            .map(|i: usize| ids[i].clone())
-            .collect();
-        let found = list(&world, filter.clone()).await?.into_iter().map(id_of);
-        let found: Vec<_> = found.collect::<Result<_>>()?;
-        ensure!(found == expected, "{filter:?}: {found:?}");
-        let filter = Some(filter);
-        let request = v1::StreamContainerStatsRequest { filter };
-        let mut pages = world
-            .client
-            .runtime()
-            .stream_container_stats(request)
-            .await?
-            .into_inner();
-        let mut streamed = Vec::new();
-        while let Some(page) = pages.message().await? {
-            streamed.extend(page.container_stats);
-        }
-        let streamed: Vec<_> = streamed.into_iter().map(id_of).collect::<Result<_>>()?;
-        ensure!(streamed == expected, "{streamed:?}");
-    }
-    for (filter, expected) in [
-        (v1::PodSandboxStatsFilter::default(), vec![1, 0]),
-        (
-            v1::PodSandboxStatsFilter {
-                id: pods[0].clone(),
-                ..Default::default()
-            },
-            vec![0],
-        ),
-        (
-            v1::PodSandboxStatsFilter {
-                label_selector: label("pod", "b"),
-                ..Default::default()
-            },
-            vec![1],
-        ),
-    ] {
-        let expected: Vec<_> = expected
-            .into_iter()
-            .map(|i: usize| pods[i].clone())
-            .collect();
-        let id_of = |stats: v1::PodSandboxStats| stats.attributes.map(|a| a.id).unwrap_or_default();
-        let filter = Some(filter);
-        let request = v1::ListPodSandboxStatsRequest { filter };
-        let answer = world
-            .client
-            .runtime()
-            .list_pod_sandbox_stats(request.clone())
-            .await?;
-        let found: Vec<_> = answer.into_inner().stats.into_iter().map(id_of).collect();
-        ensure!(found == expected, "{request:?}: {found:?}");
-        let v1::ListPodSandboxStatsRequest { filter } = request;
-        let request = v1::StreamPodSandboxStatsRequest { filter };
-        let answer = world
-            .client
-            .runtime()
-            .stream_pod_sandbox_stats(request)
-            .await?;
-        let mut pages = answer.into_inner();
-        let mut streamed = Vec::new();
-        while let Some(page) = pages.message().await? {
-            streamed.extend(page.pod_sandbox_stats.into_iter().map(id_of));
-        }
-        ensure!(streamed == expected, "{streamed:?}");
-    }
-    let unknown = v1::PodSandboxStatsRequest {
-        pod_sandbox_id: "f".repeat(64),
-    };
-    let refused = world.client.runtime().pod_sandbox_stats(unknown).await;
-    ensure!(refused.is_err_and(|s| s.code() == tonic::Code::NotFound));
     world.assert_clean(&[]).await
 }

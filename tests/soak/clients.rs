@@ -2,12 +2,11 @@
 //! give up some in the middle, and check every answer against a model; now and then the daemon is killed.
 
 mod illegal;
+mod look;
 mod repeat;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,24 +17,15 @@ use crio_setup::ocic::client::{Client, ClientError};
 use nix::sys::signal::Signal;
 use tonic::Code;
 
+use crate::calls::{CALL, Deaths, Outcome, no_panic};
 use crate::model::{Container, Model, Numbers, Pod};
 use crate::setting;
 use crate::world::World;
 
-/// How long a call may take on a machine that has much to do.
-const CALL: Duration = Duration::from_secs(120);
 /// Between two deaths of the daemon, milliseconds: at least, and up to so much more.
 const LIFE: (u64, u64) = (4_000, 8_000);
 const PODS: usize = 2;
 const CONTAINERS: usize = 3;
-
-/// How a call went.
-enum Outcome<T> {
-    Done(T),
-    Refused(Code, String),
-    /// The daemon died, or the client did not wait: nobody knows.
-    Lost,
-}
 
 struct Caller {
     number: u64,
@@ -44,8 +34,7 @@ struct Caller {
     model: Model,
     image: String,
     names: u64,
-    /// Counts each death of the daemon and each new life.
-    deaths: Arc<AtomicU64>,
+    deaths: Deaths,
     calls: BTreeMap<&'static str, u64>,
     /// Configurations by name, for repeats.
     sandboxes: BTreeMap<String, PodSandboxConfig>,
@@ -64,7 +53,7 @@ impl Caller {
             0 => Duration::from_millis(self.numbers.below(60)),
             _ => CALL,
         };
-        let deaths = self.deaths.load(Ordering::SeqCst);
+        let since = self.deaths.count();
         let answer = match tokio::time::timeout(patience, Box::pin(call)).await {
             Ok(answer) => answer,
             Err(_) if patience == CALL => bail!("{what}: no answer within {CALL:?}"),
@@ -73,28 +62,11 @@ impl Caller {
                 return Ok(Outcome::Lost);
             }
         };
-        match answer {
-            Ok(answer) => Ok(Outcome::Done(answer)),
-            Err(ClientError::Refused { status, .. })
-                if !matches!(
-                    status.code(),
-                    Code::Unknown | Code::Internal | Code::Unavailable
-                ) =>
-            {
-                Ok(Outcome::Refused(status.code(), status.message().to_owned()))
-            }
-            Err(error) => {
-                // Only the daemon's death explains it; that may be noticed before it is counted.
-                let deadline = Instant::now() + Duration::from_secs(10);
-                while self.deaths.load(Ordering::SeqCst) == deaths {
-                    let told = format!("{what}: {error}");
-                    ensure!(Instant::now() < deadline, "{told}");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                *self.calls.entry("cut off").or_default() += 1;
-                Ok(Outcome::Lost)
-            }
+        let outcome = self.deaths.judge(what, since, answer).await?;
+        if matches!(outcome, Outcome::Lost) {
+            *self.calls.entry("cut off").or_default() += 1;
         }
+        Ok(outcome)
     }
 
     /// The call must succeed; after a loss the model is brought in step with what is there.
@@ -366,88 +338,6 @@ impl Caller {
         }
     }
 
-    /// Lists and statuses against the model.
-    async fn look(&mut self) -> Result<()> {
-        let client = self.client.clone();
-        let own = [("client".to_owned(), self.number.to_string())];
-        let filters = (
-            v1::PodSandboxFilter {
-                label_selector: own.clone().into(),
-                ..Default::default()
-            },
-            v1::ContainerFilter {
-                label_selector: own.into(),
-                ..Default::default()
-            },
-        );
-        let call = async move {
-            let pods = client.list_pod_sandboxes(Some(filters.0)).await?;
-            let containers = client.list_containers(Some(filters.1)).await?;
-            let mut ended = BTreeMap::new();
-            for container in &containers {
-                if container.state() == ContainerState::ContainerExited {
-                    let answer = client.container_status(&container.id, false).await?;
-                    ended.insert(container.id.clone(), answer.status);
-                }
-            }
-            Ok((pods, containers, ended))
-        };
-        let (pods, containers, ended) = match self.call("lists and statuses", call).await? {
-            Outcome::Done(found) => found,
-            Outcome::Refused(code, message) => bail!("lists and statuses: {code:?} {message}"),
-            Outcome::Lost => return Ok(()),
-        };
-        self.check(&pods, &containers)?;
-        for (id, status) in ended {
-            let status = status.context("no status")?;
-            let listed = status.state() == ContainerState::ContainerExited;
-            ensure!(
-                listed && status.finished_at >= status.created_at,
-                "{status:?}"
-            );
-            // Stopped before it said anything, or ended by itself with its own code. 2: the stop signal
-            // met the runtime's own first process, a Go program, before it became ours; Go ends itself so
-            // where a signal cannot, as in process 1 of a namespace.
-            let brief = self.model.containers.get(&id).and_then(|c| c.brief);
-            let known = [Some(137), Some(143), Some(2), brief];
-            ensure!(known.contains(&Some(status.exit_code)), "{status:?}");
-        }
-        Ok(())
-    }
-
-    fn check(&self, pods: &[v1::PodSandbox], containers: &[v1::Container]) -> Result<()> {
-        for (id, pod) in &self.model.pods {
-            let listed = pods.iter().filter(|p| p.id == *id).count();
-            let fits = listed == 1 || self.model.is_unsure(id);
-            ensure!(fits, "{pod:?} is listed {listed} times");
-        }
-        for (id, container) in &self.model.containers {
-            let listed = containers.iter().filter(|c| c.id == *id).count();
-            let unsure = self.model.is_unsure(id) || self.model.is_unsure(&container.pod);
-            ensure!(
-                listed == 1 || unsure,
-                "{container:?} is listed {listed} times"
-            );
-        }
-        for pod in pods {
-            let name = pod.metadata.as_ref().context("no metadata")?.name.as_str();
-            let fits = self.model.pod_may_be(&pod.id, pod.state()) || self.model.is_unsure(name);
-            ensure!(fits, "{pod:?} in {:?}", self.model);
-        }
-        for container in containers {
-            let name = container
-                .metadata
-                .as_ref()
-                .context("no metadata")?
-                .name
-                .as_str();
-            let state = container.state();
-            let fits = self.model.may_be(&container.id, state) || self.model.is_unsure(name);
-            ensure!(fits, "{container:?} in {:?}", self.model);
-        }
-        Ok(())
-    }
-
     async fn until(mut self, end: Instant) -> Result<BTreeMap<&'static str, u64>> {
         while Instant::now() < end {
             let step = Box::pin(self.step()).await;
@@ -466,7 +356,7 @@ async fn random_calls_find_no_wrong_state() -> Result<()> {
     println!("OCID_SOAK_SEED={seed}, {clients} clients, {seconds} s");
     let mut world = World::start().await?;
     let end = Instant::now() + Duration::from_secs(seconds);
-    let deaths = Arc::new(AtomicU64::new(0));
+    let deaths = Deaths::default();
     let mut callers = tokio::task::JoinSet::new();
     for number in 0..clients {
         let caller = Caller {
@@ -476,7 +366,7 @@ async fn random_calls_find_no_wrong_state() -> Result<()> {
             model: Model::default(),
             image: world.image.clone(),
             names: 0,
-            deaths: Arc::clone(&deaths),
+            deaths: deaths.clone(),
             calls: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             configs: BTreeMap::new(),
@@ -497,21 +387,18 @@ async fn random_calls_find_no_wrong_state() -> Result<()> {
             }
             () = tokio::time::sleep(life), if Instant::now() < end => {
                 no_panic(&world)?;
-                deaths.fetch_add(1, Ordering::SeqCst);
+                deaths.note();
                 world.end_daemon_beside(Signal::SIGKILL).await?;
                 world.start_daemon().await?;
                 // A call that began in between was cut off by the same death.
-                deaths.fetch_add(1, Ordering::SeqCst);
+                deaths.note();
             }
         }
     }
     for (what, count) in &calls {
         println!("{count:7} {what}");
     }
-    println!(
-        "{:7} deaths of the daemon",
-        deaths.load(Ordering::SeqCst) / 2
-    );
+    println!("{:7} deaths of the daemon", deaths.count() / 2);
     let done: u64 = calls.values().sum();
     ensure!(done > clients, "only {done} calls");
     no_panic(&world)?;
@@ -527,10 +414,4 @@ async fn random_calls_find_no_wrong_state() -> Result<()> {
     let clean = world.assert_clean(&["route local fe80", "--debug"]).await;
     no_panic(&world)?;
     clean.with_context(|| format!("OCID_SOAK_SEED={seed}"))
-}
-
-fn no_panic(world: &World) -> Result<()> {
-    let output = world.daemon().output();
-    ensure!(!output.contains("panicked"), "{output}");
-    Ok(())
 }

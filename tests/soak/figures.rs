@@ -59,6 +59,15 @@ impl Figures {
         );
         Ok(())
     }
+
+    /// No more than half as much again as before, and some: what lives is not the same at any two times.
+    pub fn is_within(&self, before: &Self, slack: u64) -> bool {
+        let grown = |now: usize, before: usize| now > before + before / 2 + 20;
+        let mut counts = self.counts.iter().zip(before.counts);
+        !grown(self.descriptors, before.descriptors)
+            && self.resident <= before.resident + before.resident / 2 + slack
+            && !counts.any(|(now, before)| grown(*now, before))
+    }
 }
 
 impl fmt::Display for Figures {

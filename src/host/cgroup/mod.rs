@@ -8,22 +8,20 @@
 
 mod limits;
 mod parent;
+mod processes;
 mod slices;
 mod sub;
 mod usage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use nix::sys::signal::Signal;
 
 use super::context::during;
 use super::mount::{self, MountPoint};
-use super::process::PidFd;
 
 pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
@@ -66,6 +64,8 @@ pub struct Cgroups {
     /// cannot lose its cgroup to the end of another.
     holders: Mutex<BTreeMap<String, String>>,
     slices: Slices,
+    /// Of accounts, kept open.
+    files: usage::Files,
 }
 
 impl Cgroups {
@@ -120,6 +120,7 @@ impl Cgroups {
             hierarchies,
             holders: Mutex::default(),
             slices: Slices::new(),
+            files: usage::Files::default(),
         }
     }
 
@@ -180,6 +181,7 @@ impl Cgroups {
     /// (slices: of nobody's) go, from the pod's own upwards. One with a process in it stays.
     /// Idempotent. Blocks.
     pub fn release(&self, id: &str, pod: &PodCgroup) -> io::Result<()> {
+        self.files.forget(pod.path());
         let mut holders = self.holders();
         holders.remove(id);
         self.remove_made(&holders, pod)
@@ -192,6 +194,7 @@ impl Cgroups {
         if path == "/" {
             return result;
         }
+        self.files.forget(path);
         for hierarchy in &self.hierarchies {
             let folder = below(hierarchy, path);
             for folder in tree(&folder)?.iter().rev() {
@@ -202,107 +205,9 @@ impl Cgroups {
         result
     }
 
-    /// The processes in a cgroup and below it.
-    pub fn pids(&self, path: &str) -> io::Result<BTreeSet<i32>> {
-        // Every process is in each hierarchy: one tells all. On version 1 it must be one in which the
-        // runtime makes cgroups of its own, which runc does for every controller it knows.
-        self.pids_by(&["freezer", "pids", "memory", "name=systemd"], path)
-    }
-
-    /// As the first of these hierarchies tells that the machine has; cgroup2's where it has none.
-    fn pids_by(&self, order: &[&str], path: &str) -> io::Result<BTreeSet<i32>> {
-        let has = |name: &&str| {
-            let own = |h: &&Hierarchy| h.controllers.iter().any(|c| c == name);
-            self.hierarchies.iter().find(own)
-        };
-        let best = order.iter().find_map(has).or(self.hierarchies.first());
-        let mut pids = BTreeSet::new();
-        for folder in best.map_or(Ok(Vec::new()), |h| tree(&below(h, path)))? {
-            let text = read_if_there(&folder.join("cgroup.procs"))?.unwrap_or_default();
-            let found = text.lines().filter_map(|l| l.parse::<i32>().ok());
-            // Zero: a process that our own PID namespace does not know.
-            pids.extend(found.filter(|p| *p > 0));
-        }
-        Ok(pids)
-    }
-
-    /// Kills every process in a cgroup and below it with SIGKILL and waits until they have ended.
-    /// False when `limit` was over first. Blocks.
-    pub fn kill(&self, path: &str, limit: Duration) -> io::Result<bool> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let mut alive = Vec::new();
-            for pid in self.pids(path)? {
-                match PidFd::open(pid) {
-                    Ok(fd) if !fd.has_exited()? => alive.push(fd),
-                    Ok(_) => {}
-                    Err(e) if e.kind() == ErrorKind::NotFound => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            if alive.is_empty() {
-                return Ok(true);
-            }
-            self.kill_once(path, &alive)?;
-            for process in alive {
-                if !process.wait(deadline.saturating_duration_since(Instant::now()))? {
-                    return Ok(false);
-                }
-            }
-        }
-    }
-
-    /// How many processes of this cgroup and those below it the kernel has killed for want of memory.
-    pub fn oom_kills(&self, path: &str) -> io::Result<u64> {
-        let file = match self.version {
-            Version::V1 => "memory.oom_control",
-            Version::V2 => "memory.events",
-        };
-        let Some(folder) = self.folder("memory", path) else {
-            return Ok(0);
-        };
-        let folders = match self.version {
-            Version::V1 => tree(&folder)?,
-            // Counts those below, too.
-            Version::V2 => vec![folder],
-        };
-        let mut kills = 0;
-        for folder in folders {
-            let text = read_if_there(&folder.join(file))?.unwrap_or_default();
-            let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok();
-            kills += text.lines().find_map(count).unwrap_or(0);
-        }
-        Ok(kills)
-    }
-
     fn holders(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
         // The map is whole whatever a panicking thread was at.
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn kill_once(&self, path: &str, alive: &[PidFd]) -> io::Result<()> {
-        if self.version == Version::V2
-            && let Some(folder) = self.folder("", path)
-            && write_if_there(&folder.join("cgroup.kill"), "1")?
-        {
-            return Ok(());
-        }
-        // Frozen processes cannot fork away from under the signals, which reach them at the thaw.
-        let state = self
-            .folder("freezer", path)
-            .map(|f| f.join("freezer.state"));
-        if let (Version::V1, Some(state)) = (self.version, &state) {
-            write_if_there(state, "FROZEN")?;
-        }
-        let kill = |process: &PidFd| match process.kill(Signal::SIGKILL) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        };
-        let killed = alive.iter().try_for_each(kill);
-        if let (Version::V1, Some(state)) = (self.version, &state) {
-            write_if_there(state, "THAWED")?;
-        }
-        killed
     }
 
     fn make_folders(&self, path: &str, limits: &Limits) -> io::Result<()> {
@@ -403,6 +308,10 @@ fn tree(folder: &Path) -> io::Result<Vec<PathBuf>> {
     while let Some(folder) = found.get(next) {
         let read = || -> io::Result<Vec<PathBuf>> {
             let mut children = Vec::new();
+            // Itself and its name: every folder in it would be one more.
+            if fs::metadata(folder)?.nlink() == 2 {
+                return Ok(children);
+            }
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {

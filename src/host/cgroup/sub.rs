@@ -1,7 +1,7 @@
 //! A cgroup below a container's, for what one exec starts: whatever that forks is in it, whoever adopts it and
 //! whatever session it leads, so that all of it can be ended, and nobody else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,26 @@ impl SubCgroup {
         Ok(Self {
             folder: folder.to_owned(),
         })
+    }
+
+    /// Moves in whom `find` finds, until it finds nobody else: what those in it start from then on is born in it.
+    /// Whoever cannot be moved (it has ended, or the kernel will not) is passed over.
+    pub fn take_in(&self, find: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<()> {
+        let procs = self.folder.join("cgroup.procs");
+        let mut seen = HashSet::new();
+        loop {
+            let fresh: Vec<i32> = find()?
+                .into_iter()
+                .filter(|pid| seen.insert(*pid))
+                .collect();
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            for pid in fresh {
+                // Its thread group as a whole.
+                let _ = write(&procs, &pid.to_string());
+            }
+        }
     }
 
     /// Kills everything in it with SIGKILL and waits until that has ended. False when `limit` was over first.

@@ -1,10 +1,12 @@
 use super::*;
 use crate::host::command::Command;
 use crate::host::namespace::tests::with_private_mounts;
+use crate::host::process::PidFd;
 use nix::mount::MsFlags;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
 
 fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
     MountPoint {

@@ -5,19 +5,18 @@
 //! machine does not have, is `None`: nothing is known, which is not zero. One function per account, since each
 //! costs its files.
 
+mod account;
+mod files;
 mod v1;
 mod v2;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::io;
 
 use super::{Cgroups, Version, below, is_gone};
 use crate::host::context::during;
-
-/// The kernel writes "no limit" as the largest number of whole pages.
-const UNLIMITED: u64 = 1 << 62;
+use account::{number, pairs, parsed, psi, value};
+pub(super) use files::Files;
 
 /// What processors spent, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -258,9 +257,7 @@ impl Cgroups {
             ),
             Version::V2 => (
                 self.number("memory", path, "memory.peak")?,
-                self.parsed("memory", path, "memory.events", |text| {
-                    pairs(text).get("max").copied()
-                })?,
+                self.parsed("memory", path, "memory.events", |text| value(text, "max"))?,
                 self.parsed("memory", path, "memory.stat", v2::memory_stat)?
                     .and_then(|stat| stat.kernel),
             ),
@@ -286,19 +283,21 @@ impl Cgroups {
         let Some(unified) = self.hierarchies.iter().find(|h| h.unified) else {
             return Ok(Pressure::default());
         };
-        let folder = below(unified, path);
+        let of = |file: &'static str| {
+            self.account(path, ("", file), move || {
+                Some(below(unified, path).join(file))
+            })
+        };
         if self.version() == Version::V1 {
-            let events = parsed(&folder.join("cgroup.events"), |text| {
-                pairs(text).get("populated").copied()
-            })?;
-            if events != Some(1) {
+            let populated = of("cgroup.events").read(|text| value(text, "populated"))?;
+            if populated != Some(1) {
                 return Ok(Pressure::default());
             }
         }
         Ok(Pressure {
-            cpu: parsed(&folder.join("cpu.pressure"), psi)?,
-            memory: parsed(&folder.join("memory.pressure"), psi)?,
-            io: parsed(&folder.join("io.pressure"), psi)?,
+            cpu: of("cpu.pressure").read(psi)?,
+            memory: of("memory.pressure").read(psi)?,
+            io: of("io.pressure").read(psi)?,
         })
     }
 
@@ -375,125 +374,6 @@ impl Cgroups {
         found.sort_by(|a, b| a.size.cmp(&b.size));
         Ok(found)
     }
-
-    fn file(&self, controller: &str, path: &str, file: &str) -> Option<PathBuf> {
-        self.folder(controller, path)
-            .map(|folder| folder.join(file))
-    }
-
-    fn parsed<T>(
-        &self,
-        controller: &str,
-        path: &str,
-        file: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> io::Result<Option<T>> {
-        match self.file(controller, path, file) {
-            Some(file) => parsed(&file, parse),
-            None => Ok(None),
-        }
-    }
-
-    fn number(&self, controller: &str, path: &str, file: &str) -> io::Result<Option<u64>> {
-        self.parsed(controller, path, file, number)
-    }
-
-    /// The outer `None`: no such file; the inner: no limit.
-    fn limit(&self, controller: &str, path: &str, file: &str) -> io::Result<Option<Option<u64>>> {
-        self.parsed(controller, path, file, limit)
-    }
-}
-
-/// A file's meaning; `None` where there is no such file, an error where it makes no sense.
-fn parsed<T>(path: &Path, parse: impl FnOnce(&str) -> Option<T>) -> io::Result<Option<T>> {
-    let Some(text) = read(path).map_err(during(format_args!("read `{}`", path.display())))? else {
-        return Ok(None);
-    };
-    parse(&text).map(Some).ok_or_else(|| {
-        let message = format!("`{}` is not what the kernel documents", path.display());
-        io::Error::new(ErrorKind::InvalidData, message)
-    })
-}
-
-/// Two reads for all but the longest: these files have no size to go by, and std's way with such is to begin with
-/// a few bytes.
-fn read(path: &Path) -> io::Result<Option<String>> {
-    const USUAL: usize = 4096;
-    let mut bytes = vec![0; USUAL];
-    let mut length = 0;
-    let mut file = match File::open(path) {
-        Err(e) if is_gone(&e) => return Ok(None),
-        other => other?,
-    };
-    loop {
-        let read = match bytes.get_mut(length..) {
-            Some(rest) => file.read(rest),
-            None => Ok(0),
-        };
-        match read {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            // Pressure accounts that were switched off, at boot or for this cgroup.
-            Err(e) if is_gone(&e) || e.kind() == ErrorKind::Unsupported => return Ok(None),
-            Err(e) => return Err(e),
-        }
-        if length == bytes.len() {
-            bytes.resize(2 * length, 0);
-        }
-    }
-    bytes.truncate(length);
-    let text = String::from_utf8(bytes);
-    text.map(Some)
-        .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
-}
-
-fn number(text: &str) -> Option<u64> {
-    text.trim().parse().ok()
-}
-
-/// `Some(None)` is no limit.
-fn limit(text: &str) -> Option<Option<u64>> {
-    match text.trim() {
-        "max" | "-1" => Some(None),
-        text => text
-            .parse()
-            .ok()
-            .map(|n| Some(n).filter(|n| *n < UNLIMITED)),
-    }
-}
-
-/// Lines of a key and a number.
-fn pairs(text: &str) -> BTreeMap<&str, u64> {
-    let pair = |line| {
-        let (key, value): (&str, &str) = str::split_once(line, ' ')?;
-        Some((key, value.trim().parse().ok()?))
-    };
-    text.lines().filter_map(pair).collect()
-}
-
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`; kernels before 5.13 have no `full`
-/// for processors.
-fn psi(text: &str) -> Option<Psi> {
-    let mut found = Psi::default();
-    for line in text.lines() {
-        let mut words = line.split(' ');
-        let stall = match words.next()? {
-            "some" => &mut found.some,
-            "full" => &mut found.full,
-            _ => continue,
-        };
-        for word in words {
-            let (key, value) = word.split_once('=')?;
-            match key {
-                "avg10" => stall.avg10 = value.parse().ok()?,
-                "avg60" => stall.avg60 = value.parse().ok()?,
-                "avg300" => stall.avg300 = value.parse().ok()?,
-                "total" => stall.total = value.parse().ok()?,
-                _ => {}
-            }
-        }
-    }
-    Some(found)
 }
 
 #[cfg(test)]

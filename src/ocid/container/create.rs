@@ -385,6 +385,7 @@ impl ContainerRecord {
             init: None,
             monitor: None,
             released: false,
+            frozen: false,
         }
     }
 }

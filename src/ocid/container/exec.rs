@@ -99,7 +99,7 @@ fn owner(daemon: &Daemon, record: &ContainerRecord) -> Option<(u32, u32)> {
     daemon.sandboxes.get(&record.sandbox_id)?.now().root()
 }
 
-/// The container's cgroup, where this runtime can run a command in one below it.
+/// The container's cgroup, and whether this runtime can run a command in one below it.
 async fn cgroup(
     daemon: &Daemon,
     handler: &Handler,
@@ -111,15 +111,17 @@ async fn cgroup(
     let parent = daemon.pod_cgroup(&sandbox.now().config.cgroup_parent)?;
     let path = parent.container_path(&record.id);
     // With the freezer none can fork away from under a kill; see `host::cgroup`.
-    let (controller, folder) = match (handler.facts().await?.exec_cgroup, daemon.cgroups.version())
-    {
-        (ExecCgroups::No, _) | (ExecCgroups::Unified, Version::V1) => return Ok(None),
-        (_, Version::V2) => (None, daemon.cgroups.folder("", &path)),
-        (ExecCgroups::PerController, Version::V1) => {
-            (Some(FREEZER), daemon.cgroups.folder(FREEZER, &path))
-        }
+    let able = handler.facts().await?.exec_cgroup;
+    let (controller, told) = match daemon.cgroups.version() {
+        Version::V2 => (None, able != ExecCgroups::No),
+        Version::V1 => (Some(FREEZER), able == ExecCgroups::PerController),
     };
-    Ok(folder.map(|folder| ContainerCgroup { folder, controller }))
+    let folder = daemon.cgroups.folder(controller.unwrap_or_default(), &path);
+    Ok(folder.map(|folder| ContainerCgroup {
+        folder,
+        controller,
+        told,
+    }))
 }
 
 /// Larger specifications were not written by us.

@@ -5,6 +5,7 @@ mod accounts;
 pub mod apparmor;
 pub mod capabilities;
 mod cdi;
+pub mod checkpoint;
 pub mod config;
 mod confinement;
 pub mod create;

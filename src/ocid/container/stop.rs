@@ -28,6 +28,7 @@ pub async fn stop(daemon: &Arc<Daemon>, id: &str, grace: i64) -> Result<()> {
 
 async fn stop_now(daemon: &Arc<Daemon>, container: &Arc<Container>, grace: Duration) -> Result<()> {
     let record = container.now();
+    let _stopping = daemon.checkpoints.stop(&record.id);
     if record.phase != Phase::Running || grace.is_zero() {
         return kill(daemon, container).await;
     }
@@ -48,6 +49,7 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
     if matches!(record.phase, Phase::Stopped | Phase::Removing) {
         return Ok(());
     }
+    let _stopping = daemon.checkpoints.stop(&record.id);
     signal(daemon, &record, libc::SIGKILL)?;
     failpoint::pass(Point::StopKilled).await?;
     let record_ = Arc::clone(&record);

@@ -5,8 +5,9 @@
 //! becomes a child of this one (a subreaper), which learns its true exit code.
 //!
 //! A child of that process may leave its parent and its session, and the container's first process adopts it; so
-//! what is to be killed with the process is told by a cgroup of its own, below the container's. A runtime that
-//! cannot use one leaves those to be told by descent and session, which both can be left.
+//! what is to be killed with the process is told by a cgroup of its own, below the container's. Where the runtime
+//! cannot start it there, it is moved as soon as it is known, with what it has started by then; who got away before
+//! that, or has no such cgroup at all, is told by descent and session, which both can be left.
 //!
 //! The working folder is the exec's own, which holds `process.json`: the path of a socket may be 107 bytes long.
 
@@ -38,8 +39,8 @@ pub struct Inside<'a> {
     deadline: Option<Instant>,
     /// Whoever waits for the process; when that hangs up, the process is killed.
     caller: Option<BorrowedFd<'a>>,
-    /// With what the runtime is told of it.
-    cgroup: Option<(SubCgroup, &'a str)>,
+    /// With what the runtime is told of it, where it can be.
+    cgroup: Option<(SubCgroup, Option<&'a str>)>,
     /// Who else has ended.
     others: Vec<Ended>,
 }
@@ -60,7 +61,7 @@ impl<'a> Inside<'a> {
         // One that cannot be made is the container's end, which the runtime will tell of, or a limit on cgroups.
         let cgroup = cgroup.and_then(|c| {
             let made = SubCgroup::make(&c.folder).ok()?;
-            Some((made, c.argument.as_str()))
+            Some((made, c.argument.as_deref()))
         });
         Ok(Self {
             runtime,
@@ -85,7 +86,7 @@ impl<'a> Inside<'a> {
         loop {
             let mut command = vec!["exec", "--detach", "--process", PROCESS];
             command.extend(["--pid-file", PIDFILE]);
-            if let Some((_, argument)) = &self.cgroup {
+            if let Some((_, Some(argument))) = &self.cgroup {
                 command.extend(["--cgroup", argument]);
             }
             command.extend(options);
@@ -95,7 +96,10 @@ impl<'a> Inside<'a> {
             match self.wait(runtime, self.deadline, self.caller)? {
                 Some(Ended { exit_code: 0, .. }) => {
                     return match call::read_pid(Path::new(PIDFILE)) {
-                        Ok(pid) => Ok(Some(pid)),
+                        Ok(pid) => {
+                            self.move_in(pid);
+                            Ok(Some(pid))
+                        }
                         // The folder went with the caller's interest.
                         Err(e) => {
                             self.kill_all(None)?;
@@ -107,7 +111,8 @@ impl<'a> Inside<'a> {
                     let message = call::complaint(log, b"", Some(ended));
                     // Where the container has arranged its cgroups by itself, ours may not be what the runtime
                     // takes for its own. Nothing has run yet.
-                    if self.cgroup.is_some() && message.contains("cgroup") {
+                    let told = matches!(self.cgroup, Some((_, Some(_))));
+                    if told && message.contains("cgroup") {
                         self.leave_cgroup();
                         continue;
                     }
@@ -159,6 +164,15 @@ impl<'a> Inside<'a> {
                 .map_err(failed("kill what was exec'd"))?;
         }
         Ok(())
+    }
+
+    /// Into the cgroup with the process and all that it has started, where the runtime has not started it there.
+    /// What cannot be moved is killed all the same, as long as it does not hide.
+    fn move_in(&self, session: i32) {
+        if let Some((cgroup, None)) = &self.cgroup {
+            let ours = std::process::id().cast_signed();
+            let _ = cgroup.take_in(|| process::family_of(ours, Some(session)));
+        }
     }
 
     /// Those that were left to run go on as others of the container's processes do.

@@ -119,7 +119,7 @@ pub struct ExecJob {
     pub folder: PathBuf,
     pub limit_ms: Option<u64>,
     pub open_files: Option<u64>,
-    /// A cgroup of its own; absent where the runtime cannot use one.
+    /// A cgroup of its own; absent where there can be none.
     #[serde(default)]
     pub cgroup: Option<ExecCgroup>,
     /// As in [`ContainerJob`].
@@ -132,8 +132,9 @@ pub struct ExecJob {
 pub struct ExecCgroup {
     /// To be made for this exec.
     pub folder: PathBuf,
-    /// What the runtime is told (`exec --cgroup`).
-    pub argument: String,
+    /// What the runtime is told (`exec --cgroup`). Absent where it cannot be told: then the process is moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argument: Option<String>,
 }
 
 /// The writing end of the process' input, or the master of its terminal, comes before the reply, on a byte of

@@ -15,7 +15,7 @@ use super::daemon::Daemon;
 #[derive(Clone)]
 pub struct Service(pub Arc<Daemon>);
 
-/// Implements a service: each RPC by the function of its file, the rest refused by name.
+/// Implements a service: each RPC by the function of its file.
 macro_rules! serve {
     (
         impl $service:ident {
@@ -23,10 +23,6 @@ macro_rules! serve {
             @stream
             $($many:ident($many_request:ident) -> $many_type:ident<$many_response:ident>
                 = $serve_many:path;)*
-            @unimplemented
-            $($other:ident($other_request:ident) -> $other_response:ident;)*
-            @unimplemented stream
-            $($stream:ident($stream_request:ident) -> $stream_type:ident<$stream_response:ident>;)*
         }
     ) => {
         #[tonic::async_trait]
@@ -54,24 +50,6 @@ macro_rules! serve {
                 ) -> Result<tonic::Response<Self::$many_type>, tonic::Status> {
                     let answer = $serve_many(&self.0, request.into_inner()).await;
                     $crate::ocid::rpc::status::answer(stringify!($many), answer)
-                }
-            )*
-            $(
-                async fn $other(
-                    &self,
-                    _: tonic::Request<v1::$other_request>,
-                ) -> Result<tonic::Response<v1::$other_response>, tonic::Status> {
-                    Err($crate::ocid::rpc::status::unimplemented(stringify!($other)))
-                }
-            )*
-            $(
-                type $stream_type = $crate::ocid::rpc::stream::Answers<v1::$stream_response>;
-
-                async fn $stream(
-                    &self,
-                    _: tonic::Request<v1::$stream_request>,
-                ) -> Result<tonic::Response<Self::$stream_type>, tonic::Status> {
-                    Err($crate::ocid::rpc::status::unimplemented(stringify!($stream)))
                 }
             )*
         }

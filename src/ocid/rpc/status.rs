@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tonic::{Code, Response, Status};
 
+use crate::ocid::container::checkpoint::CheckpointError;
 use crate::ocid::container::error::SpecErrorKind;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::image::ImageError;
-use crate::ocid::metrics::cri_name;
 use crate::ocid::runtime::RuntimeError;
 use crate::ocid::storage::StorageError;
 use crate::ocid::storage::unpack::LayerError;
@@ -25,15 +25,6 @@ pub fn answer<T>(rpc: &'static str, answer: Result<T>) -> std::result::Result<Re
             Err(status)
         }
     }
-}
-
-/// An RPC that this build does not serve, by its name in the CRI.
-pub fn unimplemented(rpc: &str) -> Status {
-    Status::unimplemented(format!(
-        "`{}` is not served by ocid {}",
-        cri_name(rpc),
-        env!("CARGO_PKG_VERSION")
-    ))
 }
 
 fn status(error: &Arc<Error>) -> Status {
@@ -52,20 +43,39 @@ fn status(error: &Arc<Error>) -> Status {
         Error::Image(error) => image(error),
         Error::Storage(error) => storage(error),
         Error::Network(_) | Error::Pause(_) => Code::Internal,
-        Error::Runtime(error) => match error {
-            RuntimeError::TimedOut { .. } => Code::DeadlineExceeded,
-            RuntimeError::NoSuchContainer { .. } => Code::NotFound,
-            RuntimeError::NotRunning { .. } => Code::FailedPrecondition,
-            RuntimeError::CommandNotFound { .. } => Code::InvalidArgument,
-            _ => Code::Internal,
-        },
+        Error::Runtime(error) => runtime(error),
         Error::Monitor(_) => Code::Unavailable,
         Error::CgroupParent(_) => Code::InvalidArgument,
         Error::Forward { .. } => Code::Unavailable,
         Error::Token(_) => Code::ResourceExhausted,
+        Error::Checkpoint(error) => checkpoint(error),
         Error::Internal(_) => Code::Internal,
     };
     Status::new(code, chain(error))
+}
+
+fn runtime(error: &RuntimeError) -> Code {
+    match error {
+        RuntimeError::TimedOut { .. } => Code::DeadlineExceeded,
+        RuntimeError::NoSuchContainer { .. } => Code::NotFound,
+        RuntimeError::NotRunning { .. } => Code::FailedPrecondition,
+        RuntimeError::CommandNotFound { .. } => Code::InvalidArgument,
+        _ => Code::Internal,
+    }
+}
+
+fn checkpoint(error: &CheckpointError) -> Code {
+    match error {
+        CheckpointError::Off | CheckpointError::NoCriu | CheckpointError::OldCriu { .. } => {
+            Code::FailedPrecondition
+        }
+        CheckpointError::NoRuntime { .. } => Code::Unimplemented,
+        CheckpointError::Version { .. } | CheckpointError::Dump { .. } => Code::Internal,
+        CheckpointError::Late(_) => Code::DeadlineExceeded,
+        CheckpointError::Stopping => Code::Aborted,
+        CheckpointError::Io { source, .. } => io(source.kind()),
+        CheckpointError::Runtime(error) => runtime(error),
+    }
 }
 
 fn io(kind: ErrorKind) -> Code {
@@ -114,16 +124,6 @@ pub fn chain(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_unserved_rpc_is_named_as_the_cri_names_it() {
-        let status = unimplemented("port_forward");
-        assert_eq!(status.code(), Code::Unimplemented);
-        assert!(
-            status.message().starts_with("`PortForward` is not served"),
-            "{status}"
-        );
-    }
 
     #[test]
     fn a_full_disk_is_told_apart_and_the_cause_is_in_the_message() {

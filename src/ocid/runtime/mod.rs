@@ -1,8 +1,9 @@
 //! The OCI runtime (runc, crun), driven for the daemon: create through a monitor ([`create`]), start, kill,
-//! delete, exec ([`exec`], [`session`]), how containers ended ([`exits`]) and what of them is left after a restart
-//! ([`adopt`]).
+//! delete, exec ([`exec`], [`session`]), checkpoints ([`checkpoint`]), how containers ended ([`exits`]) and what of
+//! them is left after a restart ([`adopt`]).
 
 pub mod adopt;
+pub mod checkpoint;
 pub mod create;
 pub mod error;
 pub mod exec;

@@ -19,7 +19,7 @@ pub struct ExecRequest<'a> {
     pub args: &'a [String],
     /// The container's own process: its user, environment, folder, capabilities and limits hold for the command.
     pub process: &'a Process,
-    /// The container's cgroup, where the runtime can run a command in one below it.
+    /// The container's cgroup, where a command can be kept together in one below it.
     pub cgroup: Option<ContainerCgroup>,
     /// User and group to whom the command's pipes are given; else they stay ours.
     pub owner: Option<(u32, u32)>,
@@ -32,16 +32,18 @@ pub struct ContainerCgroup {
     pub folder: PathBuf,
     /// On cgroup v1: the controller whose cgroup is meant; the command stays in the container's own of all others.
     pub controller: Option<&'static str>,
+    /// The runtime starts a command there if it is told to; else it has to be moved.
+    pub told: bool,
 }
 
 impl ContainerCgroup {
     fn below(&self, name: &str) -> ExecCgroup {
         ExecCgroup {
             folder: self.folder.join(name),
-            argument: match self.controller {
+            argument: self.told.then(|| match self.controller {
                 Some(controller) => format!("{controller}:{name}"),
                 None => name.to_owned(),
-            },
+            }),
         }
     }
 }

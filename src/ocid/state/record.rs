@@ -95,6 +95,9 @@ pub struct ContainerRecord {
     /// After its end: the runtime's state, the cgroup and the mount are given back.
     #[serde(default)]
     pub released: bool,
+    /// Frozen for a checkpoint: a restart thaws it.
+    #[serde(default)]
+    pub frozen: bool,
 }
 
 impl SandboxRecord {

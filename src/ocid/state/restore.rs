@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
 use crate::host::clock::now_ns;
-use crate::ocid::container::{Container, exit, remove as container_remove};
+use crate::ocid::container::{Container, checkpoint, exit, remove as container_remove};
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::{Error, Result};
 use crate::ocid::monitor;
@@ -129,6 +129,12 @@ async fn restore_container(
         matches!(r.phase, Phase::Created | Phase::Running)
             && r.monitor.is_some_and(|monitor| monitor.is_running())
     };
+    // It is looked after whether or not it can be thawed: it can still be stopped.
+    if record.frozen
+        && let Err(error) = checkpoint::undo(daemon, container).await
+    {
+        tracing::error!(container = %record.id, %error, "a container stays frozen");
+    }
     if running(&record) {
         let runtime = daemon.runtime(&record.runtime_handler)?;
         // Said before the runtime is called, so it may not be so.

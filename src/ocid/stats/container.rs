@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::spread::spread;
 use super::{CpuUsage, Moment, Written, known};
 use crate::host::cgroup::{Memory, Pressure};
 use crate::ocid::daemon::{Daemon, blocking};
@@ -26,15 +27,41 @@ pub struct ContainerUsage {
 pub fn alive(daemon: &Daemon) -> impl Iterator<Item = Arc<ContainerRecord>> {
     let all = daemon.containers.all().into_iter();
     let records = all.map(|container| container.now());
-    records.filter(|record| matches!(record.phase, Phase::Created | Phase::Running))
+    records.filter(is_alive)
 }
 
-/// What these use, in their order.
+/// Has it processes?
+pub(super) fn is_alive(record: &Arc<ContainerRecord>) -> bool {
+    matches!(record.phase, Phase::Created | Phase::Running)
+}
+
+/// What these use, in their order: as last collected where that is done at regular times.
 pub async fn of(
     daemon: &Arc<Daemon>,
     records: Vec<Arc<ContainerRecord>>,
 ) -> Result<Vec<ContainerUsage>> {
     daemon.stats.forget_the_gone(daemon);
+    let collected = &daemon.stats.collected;
+    let known: Vec<_> = records
+        .iter()
+        .map(|record| collected.container(record))
+        .collect();
+    let unknown = records.into_iter().zip(&known);
+    let unknown = unknown.filter(|(_, known)| known.is_none());
+    let found = measure(daemon, unknown.map(|(record, _)| record).collect()).await?;
+    collected.keep_containers(&found);
+    let mut found = found.into_iter();
+    let all = known
+        .into_iter()
+        .map(|known| known.or_else(|| found.next()));
+    Ok(all.flatten().collect())
+}
+
+/// What these use now, in their order.
+pub(super) async fn measure(
+    daemon: &Arc<Daemon>,
+    records: Vec<Arc<ContainerRecord>>,
+) -> Result<Vec<ContainerUsage>> {
     let written = written(daemon, &records).await;
     let daemon = Arc::clone(daemon);
     blocking(move || Ok(read(&daemon, records, &written))).await
@@ -50,8 +77,8 @@ pub async fn written(
     daemon.stats.written.sizes(folders.collect()).await
 }
 
-/// The part of [`of`] that blocks.
-pub(super) fn read(
+/// The part of [`measure`] that blocks.
+fn read(
     daemon: &Daemon,
     records: Vec<Arc<ContainerRecord>>,
     written: &HashMap<String, Written>,
@@ -76,7 +103,7 @@ pub(super) fn read(
         }
         usage
     };
-    records.into_iter().map(one).collect()
+    spread(records, one)
 }
 
 /// Its place in the cgroup tree; `None` without its pod, or once it has ended.

@@ -1,31 +1,44 @@
 //! What pods and containers use, as the kernel accounts for it at the moment of the question.
 //!
-//! Cgroup files and `/proc` are read for each call: they are what is true, and cheap. Two things cannot be read
+//! Cgroup files and `/proc` are read for each call: they are what is true, and cheap (where they are many, by
+//! several threads at once: [`spread`]). Two things cannot be read
 //! off them. A rate of processor use needs an earlier sample ([`cpu`]); the size of what a container wrote needs
 //! a walk over its files, which no call waits for ([`written`]).
+//!
+//! Where the configuration names a period, they are collected by themselves and kept ([`collected`]).
 //!
 //! Where something is not known (the cgroup is gone, the machine does not account for it) it is `None`. One that
 //! cannot be read is left out with a warning: the others of a list are still true.
 
+mod collected;
 pub mod container;
 mod cpu;
 pub mod metrics;
 pub mod pod;
+mod spread;
 mod written;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+pub use collected::start;
 pub use container::ContainerUsage;
 pub use pod::PodUsage;
 pub use written::Written;
 
+use super::config;
 use super::daemon::Daemon;
 use crate::host::clock::now_ns;
+use collected::Collected;
 use metrics::Group;
+
+/// Between two looks for what is no more.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What the daemon keeps for its statistics. One per daemon.
 #[derive(Debug, Default)]
@@ -34,13 +47,16 @@ pub struct Stats {
     written: written::Layers,
     /// Which metrics ListPodSandboxMetrics gives (`included_pod_metrics`).
     included: Vec<Group>,
+    /// When what is no more was last forgotten.
+    swept: Mutex<Option<Instant>>,
+    collected: Collected,
 }
 
 impl Stats {
-    /// `included`: as in the configuration.
-    pub fn new(included: &[Group]) -> Self {
+    pub fn new(config: &config::Stats) -> Self {
         Self {
-            included: Group::spelt_out(included),
+            included: Group::spelt_out(&config.included_pod_metrics),
+            collected: Collected::new(config),
             ..Self::default()
         }
     }
@@ -53,10 +69,26 @@ impl Stats {
     }
 
     fn forget_the_gone(&self, daemon: &Daemon) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.is_some_and(|swept| swept.elapsed() < SWEEP) {
+            return;
+        }
+        *swept = Some(Instant::now());
         let containers = |id: &str| daemon.containers.get(id).is_some();
+        let pods = |id: &str| daemon.sandboxes.get(id).is_some();
         self.written.retain(containers);
-        self.cpu
-            .retain(|id| containers(id) || daemon.sandboxes.get(id).is_some());
+        self.cpu.retain(|id| containers(id) || pods(id));
+        self.collected.forget(containers, pods);
+        let pods = daemon.sandboxes.all().into_iter();
+        let pods = pods.filter_map(|pod| {
+            let cgroup = daemon.pod_cgroup(&pod.now().config.cgroup_parent).ok()?;
+            Some(cgroup.path().to_owned())
+        });
+        let all = container::alive(daemon).filter_map(|record| container::cgroup(daemon, &record));
+        let cgroups: HashSet<String> = all.chain(pods).collect();
+        daemon
+            .cgroups
+            .retain_accounts(|cgroup| cgroups.contains(cgroup));
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::container::{self, ContainerUsage};
+use super::spread::spread;
 use super::{CpuUsage, Moment, known};
 use crate::host::cgroup::{Memory, Pressure};
 use crate::host::interfaces::{self, Interface};
@@ -31,31 +32,83 @@ pub struct PodUsage {
 pub fn ready(daemon: &Daemon) -> impl Iterator<Item = Arc<SandboxRecord>> {
     let all = daemon.sandboxes.all().into_iter();
     let records = all.map(|sandbox| sandbox.now());
-    records.filter(|record| record.phase == Phase::Created)
+    records.filter(is_ready)
 }
 
-/// What these use, in their order.
+pub(super) fn is_ready(record: &Arc<SandboxRecord>) -> bool {
+    record.phase == Phase::Created
+}
+
+/// What these use, in their order: as last collected where that is done at regular times.
 pub async fn of(daemon: &Arc<Daemon>, records: Vec<Arc<SandboxRecord>>) -> Result<Vec<PodUsage>> {
-    daemon.stats.forget_the_gone(daemon);
-    let members = members(daemon, &records);
-    let written = container::written(daemon, &members).await;
+    let containers = container::of(daemon, members(daemon, &records));
+    let collected = &daemon.stats.collected;
+    let known: Vec<_> = records.iter().map(|record| collected.pod(record)).collect();
+    let unknown = records.into_iter().zip(&known);
+    let unknown = unknown.filter(|(_, known)| known.is_none());
+    let unknown: Vec<_> = unknown.map(|(record, _)| record).collect();
+    let (containers, interfaces) = tokio::try_join!(containers, interfaces_of(daemon, &unknown))?;
+    let mut members = by_pod(containers);
+    let found = measure_with(daemon, unknown, interfaces, members.clone()).await?;
+    collected.keep_pods(&found);
+    let mut found = found.into_iter();
+    let all = known.into_iter().map(|known| match known {
+        Some(mut known) => {
+            known.containers = members.remove(&known.record.id).unwrap_or_default();
+            Some(known)
+        }
+        None => found.next(),
+    });
+    Ok(all.flatten().collect())
+}
+
+/// What these use now, with what was found of their containers.
+pub(super) async fn measure(
+    daemon: &Arc<Daemon>,
+    records: Vec<Arc<SandboxRecord>>,
+    containers: Vec<ContainerUsage>,
+) -> Result<Vec<PodUsage>> {
+    let interfaces = interfaces_of(daemon, &records).await?;
+    measure_with(daemon, records, interfaces, by_pod(containers)).await
+}
+
+async fn measure_with(
+    daemon: &Arc<Daemon>,
+    records: Vec<Arc<SandboxRecord>>,
+    mut interfaces: HashMap<String, Vec<Interface>>,
+    mut containers: HashMap<String, Vec<ContainerUsage>>,
+) -> Result<Vec<PodUsage>> {
     let daemon = Arc::clone(daemon);
     blocking(move || {
-        let mut containers: HashMap<String, Vec<ContainerUsage>> = HashMap::new();
-        for usage in container::read(&daemon, members, &written) {
-            let pod = usage.record.sandbox_id.clone();
-            containers.entry(pod).or_default().push(usage);
-        }
-        let mut interfaces = interfaces(&daemon, &records);
         let owners = Owners::of(&daemon);
-        let one = |record: Arc<SandboxRecord>| {
+        let whole = |record: Arc<SandboxRecord>| {
             let containers = containers.remove(&record.id).unwrap_or_default();
-            let interfaces = interfaces.remove(&record.id);
-            read(&daemon, &owners, record, interfaces, containers)
+            (interfaces.remove(&record.id), containers, record)
         };
-        Ok(records.into_iter().map(one).collect())
+        let whole: Vec<_> = records.into_iter().map(whole).collect();
+        Ok(spread(whole, |(interfaces, containers, record)| {
+            read(&daemon, &owners, record, interfaces, containers)
+        }))
     })
     .await
+}
+
+fn by_pod(containers: Vec<ContainerUsage>) -> HashMap<String, Vec<ContainerUsage>> {
+    let mut pods: HashMap<String, Vec<ContainerUsage>> = HashMap::new();
+    for usage in containers {
+        let pod = usage.record.sandbox_id.clone();
+        pods.entry(pod).or_default().push(usage);
+    }
+    pods
+}
+
+/// [`interfaces`] on a thread that may block.
+async fn interfaces_of(
+    daemon: &Arc<Daemon>,
+    pods: &[Arc<SandboxRecord>],
+) -> Result<HashMap<String, Vec<Interface>>> {
+    let (daemon, pods) = (Arc::clone(daemon), pods.to_vec());
+    blocking(move || Ok(interfaces(&daemon, &pods))).await
 }
 
 /// The containers of these pods that have processes.

@@ -101,6 +101,21 @@ pub fn leases(root: &Path) -> Result<HashMap<String, Lease>, StorageError> {
     Ok(leases)
 }
 
+/// What a container stands on: the folders of its layers, topmost first.
+pub fn layers_below(root: &Path, container_id: &str) -> Result<Vec<PathBuf>, StorageError> {
+    let path = folder(root, container_id)?.join("lease.json");
+    let bytes = read_capped(&path, 1 << 20).map_err(failed("read", &path))?;
+    let lease: Lease = serde_json::from_slice(&bytes).map_err(|e| StorageError::Record {
+        path,
+        problem: e.to_string(),
+    })?;
+    let store = root.join("layers");
+    let layers = stack(&lease.layers).into_iter();
+    Ok(layers
+        .map(|diff_id| store.join(name(diff_id)).join("d"))
+        .collect())
+}
+
 /// Mounts a container's filesystem on `target`, replacing a mount left there. The writable folder
 /// of an earlier mount is kept; overlayfs' work folder is made anew. `view` is how the container
 /// sees it.

@@ -1,13 +1,13 @@
 //! Calls that must be refused, each with its code, and those that find nothing to do.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use crio_setup::cri::v1::{ContainerState, PodSandboxConfig};
 use tonic::Code;
 
-use super::{Caller, Outcome};
+use super::Caller;
+use crate::calls::Outcome;
 use crate::model::Container;
 
 impl Caller {
@@ -66,7 +66,7 @@ impl Caller {
             (5, Some(id), _) => {
                 let call = async move { client.start_container(&id).await };
                 match self.call("StartContainer again", call).await? {
-                    Outcome::Done(()) if self.deaths.load(Ordering::SeqCst) > 0 => Ok(()),
+                    Outcome::Done(()) if self.deaths.count() > 0 => Ok(()),
                     other => self.refused("start again", &[Code::FailedPrecondition], other),
                 }
             }

@@ -29,29 +29,47 @@ fn nanoseconds(microseconds: u64) -> Option<u64> {
 
 /// `memory.stat`
 pub fn memory_stat(text: &str) -> Option<MemoryStat> {
-    let of = pairs(text);
-    let get = |key| of.get(key).copied();
-    let or_zero = |key| get(key).unwrap_or(0);
-    Some(MemoryStat {
-        rss: get("anon")?,
-        cache: get("file")?,
-        mapped_file: get("file_mapped")?,
-        inactive_file: get("inactive_file")?,
-        active_anon: get("active_anon")?,
-        inactive_anon: get("inactive_anon")?,
-        // Kernels before 5.11 have them in part, those without huge pages not at all.
-        anon_thp: or_zero("anon_thp"),
-        shmem_thp: or_zero("shmem_thp"),
-        file_thp: or_zero("file_thp"),
-        page_faults: get("pgfault")?,
-        major_page_faults: get("pgmajfault")?,
-        // In a file of its own.
-        swap: 0,
-        kernel: get("kernel").or_else(|| {
+    let (mut anon, mut file, mut mapped) = (None, None, None);
+    let (mut inactive, mut faults, mut major) = (None, None, None);
+    let (mut active_anon, mut inactive_anon) = (None, None);
+    let (mut kernel, mut parts) = (None, None);
+    let mut stat = MemoryStat::default();
+    for line in text.lines() {
+        let (key, value) = line.split_once(' ')?;
+        let value = value.trim().parse().ok()?;
+        match key {
+            "anon" => anon = Some(value),
+            "file" => file = Some(value),
+            "file_mapped" => mapped = Some(value),
+            "inactive_file" => inactive = Some(value),
+            "inactive_anon" => inactive_anon = Some(value),
+            "active_anon" => active_anon = Some(value),
+            "pgfault" => faults = Some(value),
+            "pgmajfault" => major = Some(value),
+            // Kernels before 5.11 have them in part, those without huge pages not at all.
+            "anon_thp" => stat.anon_thp = value,
+            "shmem_thp" => stat.shmem_thp = value,
+            "file_thp" => stat.file_thp = value,
+            "kernel" => kernel = Some(value),
             // Before 5.18 nobody added them up.
-            let parts = ["kernel_stack", "pagetables", "percpu", "sock", "slab"];
-            get("kernel_stack").map(|_| parts.into_iter().map(or_zero).sum())
-        }),
+            "kernel_stack" | "pagetables" | "percpu" | "sock" | "slab" => {
+                parts = Some(value.saturating_add(parts.unwrap_or(0)));
+            }
+            _ => {}
+        }
+    }
+    Some(MemoryStat {
+        rss: anon?,
+        cache: file?,
+        mapped_file: mapped?,
+        inactive_file: inactive?,
+        active_anon: active_anon?,
+        inactive_anon: inactive_anon?,
+        page_faults: faults?,
+        major_page_faults: major?,
+        kernel: kernel.or(parts),
+        // Swap is in a file of its own.
+        ..stat
     })
 }
 

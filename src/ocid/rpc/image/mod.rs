@@ -21,9 +21,5 @@ serve! {
         @stream
         stream_images(StreamImagesRequest) -> StreamImagesStream<StreamImagesResponse>
             = list_images::stream_images;
-
-        @unimplemented
-
-        @unimplemented stream
     }
 }

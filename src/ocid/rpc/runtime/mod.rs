@@ -1,6 +1,7 @@
 //! `runtime.v1.RuntimeService`.
 
 mod attach;
+mod checkpoint_container;
 mod container_stats;
 mod container_status;
 mod create_container;
@@ -87,6 +88,8 @@ serve! {
             = update_pod_sandbox_resources::update_pod_sandbox_resources;
         update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse
             = update_runtime_config::update_runtime_config;
+        checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse
+            = checkpoint_container::checkpoint_container;
 
         @stream
         get_container_events(GetEventsRequest)
@@ -107,10 +110,5 @@ serve! {
         stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
             -> StreamPodSandboxMetricsStream<StreamPodSandboxMetricsResponse>
             = list_pod_sandbox_metrics::stream_pod_sandbox_metrics;
-
-        @unimplemented
-        checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
-
-        @unimplemented stream
     }
 }

@@ -13,6 +13,7 @@ use crate::ocid::container::resources::Resources;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::Result;
 use crate::ocid::state::record::{ContainerRecord, SandboxRecord};
+use crate::ocid::stats::spread::{beside, spread};
 use crate::ocid::stats::{Moment, Written, container, filesystem, known, pod};
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -32,14 +33,22 @@ pub struct ContainerMetrics {
     pub metrics: Vec<Metric>,
 }
 
-/// Of every pod that is ready, in the order of ids.
+/// Of every pod that is ready, in the order of ids: as last collected where that is done at regular times.
 pub async fn of_all_pods(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
+    match daemon.stats.collected.metrics(daemon) {
+        Some(known) => Ok(known),
+        None => measure(daemon).await,
+    }
+}
+
+/// What is so now.
+pub(in crate::ocid::stats) async fn measure(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
     daemon.stats.forget_the_gone(daemon);
     let pods: Vec<_> = pod::ready(daemon).collect();
     let members = pod::members(daemon, &pods);
     let wants = |group| daemon.stats.included.contains(&group);
     let (disk, network) = (wants(Group::Disk), wants(Group::Network));
-    let mut written = match disk {
+    let written = match disk {
         true => container::written(daemon, &members).await,
         false => Default::default(),
     };
@@ -50,9 +59,19 @@ pub async fn of_all_pods(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
             known("filesystem", "", found.map(Some))
         });
         let capacity = capacity.flatten();
-        let mut interfaces = match network {
-            true => pod::interfaces(&daemon, &pods),
-            false => Default::default(),
+        let read_containers = || {
+            spread(members, |record| {
+                let disk = capacity.zip(written.get(&record.id).copied());
+                // Sorted by id, as the table is.
+                let at = pods.binary_search_by(|pod| pod.id.cmp(&record.sandbox_id));
+                let at = at.ok()?;
+                let pod = pods.get(at)?;
+                Some((at, of_container(&daemon, pod, &record, disk)))
+            })
+        };
+        let (mut interfaces, containers) = match network {
+            true => beside(|| pod::interfaces(&daemon, &pods), read_containers),
+            false => (Default::default(), read_containers()),
         };
         let mut answer: Vec<PodMetrics> = pods
             .iter()
@@ -61,17 +80,9 @@ pub async fn of_all_pods(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
                 of_pod(pod, &interfaces)
             })
             .collect();
-        for record in members {
-            // Sorted by id, as the table is.
-            let at = answer.binary_search_by(|pod| pod.id.cmp(&record.sandbox_id));
-            let found = at
-                .ok()
-                .and_then(|at| Some((pods.get(at)?, answer.get_mut(at)?)));
-            if let Some((pod, answer)) = found {
-                let disk = capacity.zip(written.remove(&record.id));
-                answer
-                    .containers
-                    .push(of_container(&daemon, pod, &record, disk));
+        for (at, container) in containers.into_iter().flatten() {
+            if let Some(pod) = answer.get_mut(at) {
+                pod.containers.push(container);
             }
         }
         Ok(answer)

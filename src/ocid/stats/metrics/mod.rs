@@ -10,6 +10,7 @@ mod table;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use collect::measure;
 pub use collect::{ContainerMetrics, PodMetrics, of_all_pods};
 pub use descriptor::{Description, Kind, Metric};
 
@@ -86,11 +87,19 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ocid::config;
     use std::collections::BTreeSet;
+
+    fn including(groups: &[Group]) -> config::Stats {
+        config::Stats {
+            included_pod_metrics: groups.to_vec(),
+            ..config::Stats::default()
+        }
+    }
 
     #[test]
     fn names_are_unique_and_labels_begin_alike() {
-        let all = Stats::new(&[Group::All]).descriptions();
+        let all = Stats::new(&including(&[Group::All])).descriptions();
         let names: BTreeSet<_> = all.iter().map(|d| d.name).collect();
         assert_eq!(names.len(), all.len());
         assert!(all.len() > 50, "{}", all.len());
@@ -107,7 +116,7 @@ mod tests {
     #[test]
     fn only_what_is_included_is_described() {
         let names = |included: &[Group]| -> Vec<_> {
-            let all = Stats::new(included).descriptions();
+            let all = Stats::new(&including(included)).descriptions();
             all.into_iter().map(|d| d.name).collect()
         };
         assert_eq!(names(&[]), ["container_last_seen"]);

@@ -1,0 +1,252 @@
+//! The files of accounts, kept open between reads.
+//!
+//! To find a file by its name and to open it costs several times what the kernel takes to write an account. An
+//! open one is written anew for each read from its beginning, and says ENODEV once its cgroup is gone: what is
+//! read is never of the past, nor of another cgroup that has come to bear the name. `cgroup.procs` is not read in
+//! this way: version 1 shows readers of an open one a list that may be a second old.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::host::cgroup::is_gone;
+
+/// So many are kept, and a quarter of what this process may have open where that is less; the rest is opened for
+/// each read. 200 containers with every metric take 5000.
+const MOST: usize = 8192;
+
+/// The kept files, by their cgroup's path. What reads of them is nobody's business but this module's: the answers
+/// are as if each had been opened for the occasion.
+#[derive(Debug, Default)]
+pub(in crate::host::cgroup) struct Files {
+    of: Mutex<HashMap<String, Arc<Mutex<Vec<Kept>>>>>,
+    open: Arc<AtomicUsize>,
+    most: OnceLock<usize>,
+}
+
+/// An account: the controller and the file's name.
+pub(super) type Name = (&'static str, &'static str);
+
+#[derive(Debug)]
+struct Kept {
+    name: Name,
+    file: File,
+    _place: Place,
+}
+
+/// One of those that may be kept.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Files {
+    /// What `read` makes of an account's text; `None` where there is no such file (any more). `place` says where
+    /// the file is and is asked only if none is open.
+    pub(super) fn read<T>(
+        &self,
+        cgroup: &str,
+        name: Name,
+        place: impl FnOnce() -> Option<PathBuf>,
+        parse: impl FnOnce(&str) -> T,
+    ) -> io::Result<Option<T>> {
+        let kept = self.kept(cgroup);
+        let mut kept = lock(&kept);
+        if let Some(at) = kept.iter().position(|kept| kept.name == name) {
+            match kept.get(at).map(|kept| text(&kept.file)) {
+                Some(Ok(text)) => return understood(&text, parse).map(Some),
+                // Gone, and perhaps there is another of its name.
+                Some(Err(_)) | None => drop(kept.swap_remove(at)),
+            }
+        }
+        let Some(place) = place() else {
+            return Ok(None);
+        };
+        let Some((file, text)) = opened(&place)? else {
+            return Ok(None);
+        };
+        if let Some(place) = self.place() {
+            kept.push(Kept {
+                name,
+                file,
+                _place: place,
+            });
+        }
+        understood(&text, parse).map(Some)
+    }
+
+    /// Closes what is open of a cgroup that has gone.
+    pub(in crate::host::cgroup) fn forget(&self, cgroup: &str) {
+        self.all().remove(cgroup);
+    }
+
+    /// Closes what is open of cgroups that `exists` does not know.
+    pub(in crate::host::cgroup) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.all().retain(|cgroup, _| exists(cgroup));
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<Vec<Kept>>>>> {
+        lock(&self.of)
+    }
+
+    fn kept(&self, cgroup: &str) -> Arc<Mutex<Vec<Kept>>> {
+        let mut all = self.all();
+        match all.get(cgroup) {
+            Some(kept) => Arc::clone(kept),
+            None => Arc::clone(all.entry(cgroup.to_owned()).or_default()),
+        }
+    }
+
+    /// Room for one more; `None` where enough are open.
+    fn place(&self) -> Option<Place> {
+        let most = *self.most.get_or_init(|| {
+            let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
+            MOST.min(usize::try_from(soft / 4).unwrap_or(MOST))
+        });
+        let place = Place(Arc::clone(&self.open));
+        (place.0.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+/// What they guard is whole whatever a panicking thread was at.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file and its text, opened for this one read; `None` where there is none.
+pub(super) fn opened(path: &Path) -> io::Result<Option<(File, Vec<u8>)>> {
+    let file = match File::open(path) {
+        Err(e) if is_gone(&e) => return Ok(None),
+        other => other?,
+    };
+    match text(&file) {
+        Ok(text) => Ok(Some((file, text))),
+        // Pressure accounts that were switched off, at boot or for this cgroup.
+        Err(e) if is_gone(&e) || e.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// From the beginning to the end. Two reads for all but the longest: these files have no size to go by, and std's
+/// way with such is to begin with a few bytes.
+fn text(file: &File) -> io::Result<Vec<u8>> {
+    const USUAL: usize = 4096;
+    let mut bytes = vec![0; USUAL];
+    let mut length = 0;
+    loop {
+        let read = match bytes.get_mut(length..) {
+            Some(rest) => file.read_at(rest, length as u64)?,
+            None => 0,
+        };
+        if read == 0 {
+            break;
+        }
+        length += read;
+        if length == bytes.len() {
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+pub(super) fn understood<T>(text: &[u8], parse: impl FnOnce(&str) -> T) -> io::Result<T> {
+    match std::str::from_utf8(text) {
+        Ok(text) => Ok(parse(text)),
+        Err(e) => Err(io::Error::new(ErrorKind::InvalidData, e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const NAME: Name = ("c", "f");
+
+    fn number(files: &Files, file: &Path) -> Option<u64> {
+        let place = || Some(file.to_owned());
+        let found = files.read("/a", NAME, place, |text| text.trim().parse().ok());
+        found.unwrap().flatten()
+    }
+
+    #[test]
+    fn a_long_file_is_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let written = "x 1\n".repeat(5000);
+        fs::write(&file, &written).unwrap();
+        assert_eq!(opened(&file).unwrap().unwrap().1, written.as_bytes());
+    }
+
+    #[test]
+    fn one_that_is_kept_says_what_is_so_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, files) = (dir.path().join("f"), Files::default());
+        assert_eq!(number(&files, &file), None);
+        assert_eq!(files.open.load(Ordering::Relaxed), 0);
+        fs::write(&file, "1\n").unwrap();
+        assert_eq!(number(&files, &file), Some(1));
+        fs::write(&file, "22\n").unwrap();
+        assert_eq!(number(&files, &file), Some(22));
+        assert_eq!(files.open.load(Ordering::Relaxed), 1);
+        files.retain(|cgroup| cgroup == "/a");
+        assert_eq!(files.open.load(Ordering::Relaxed), 1);
+        files.retain(|_| false);
+        assert_eq!(files.open.load(Ordering::Relaxed), 0);
+        assert_eq!(number(&files, &file), Some(22));
+        files.forget("/a");
+        assert_eq!(files.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn beyond_the_bound_each_is_opened_for_its_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        fs::write(&file, "1\n").unwrap();
+        let files = Files {
+            most: OnceLock::from(0),
+            ..Files::default()
+        };
+        assert_eq!(number(&files, &file), Some(1));
+        fs::write(&file, "2\n").unwrap();
+        assert_eq!(number(&files, &file), Some(2));
+        assert_eq!(files.open.load(Ordering::Relaxed), 0);
+    }
+
+    /// Of the kernel, where a test may make cgroups: a kept file is not taken for that of a later cgroup.
+    #[test]
+    fn a_cgroup_of_the_same_name_is_another() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let cgroups = crate::host::cgroup::Cgroups::detect().unwrap();
+        let name = format!("/ocid-test-files-{}", std::process::id());
+        let folder = cgroups.folder("pids", &name).unwrap();
+        let place = || Some(folder.join("pids.max"));
+        let files = Files::default();
+        let read = || files.read(&name, ("pids", "pids.max"), place, |text| text.to_owned());
+        assert_eq!(read().unwrap(), None);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("pids.max"), "7").unwrap();
+        let first = read();
+        fs::remove_dir(&folder).unwrap();
+        let gone = read();
+        fs::create_dir(&folder).unwrap();
+        let second = read();
+        fs::remove_dir(&folder).unwrap();
+        assert_eq!(first.unwrap().as_deref(), Some("7\n"));
+        assert_eq!(gone.unwrap(), None);
+        assert_eq!(second.unwrap().as_deref(), Some("max\n"));
+    }
+}
