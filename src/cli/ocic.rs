@@ -1,33 +1,38 @@
 //! `ocic`: the tutorial's client, from argv to exit code.
 
 pub mod args;
+mod complete;
 mod ctr;
+mod events;
 mod image;
+mod logs;
 mod pod;
 mod resolve;
+mod run;
+mod session;
 mod show;
+mod stats;
 mod stream;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use serde::Serialize;
-use serde_json::json;
 
 use crate::cli::manual;
-use crate::cli::output::{Format, Output, Table, is_gone};
-use crate::cri::v1::ExecSyncResponse;
-use crate::ocic::client::{Client, ClientError};
+use crate::cli::output::{Output, is_gone};
+use crate::ocic::client::ClientError;
 use crate::ocic::config::ConfigError;
-use crate::ocic::json::{self, Subject};
+use crate::ocic::credentials::CredentialsError;
+use crate::ocic::endpoint::EndpointError;
 use crate::ocic::logs::LogError;
 use crate::ocic::stream::StreamError;
 
-use args::{Many, Ocic, Verb};
-use resolve::{Kind, resolve};
+use args::{Ocic, Verb};
+use resolve::Kind;
+use session::Session;
 
 /// The daemon said no, or could not be asked.
 const FAILED: u8 = 1;
@@ -43,8 +48,27 @@ enum Failure {
     Config(#[from] ConfigError),
     #[error("no {kind} `{given}`")]
     Unknown { kind: Kind, given: String },
-    #[error("more than one {kind} has an id that starts with `{given}`")]
-    Ambiguous { kind: Kind, given: String },
+    #[error("`{given}` means more than one {kind}:\n{}", .candidates.join("\n"))]
+    Ambiguous {
+        kind: Kind,
+        given: String,
+        candidates: Vec<String>,
+    },
+    #[error("{}", match .kind {
+        Kind::Pod => format!("pod `{id}` is ready"),
+        kind => format!("{kind} `{id}` runs"),
+    })]
+    Alive { kind: Kind, id: String },
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error("read the password")]
+    Password(#[source] io::Error),
+    #[error("{0}")]
+    Usage(&'static str),
+    #[error("the daemon has ended the stream of events")]
+    EventsEnded,
     #[error("container `{id}` keeps no log: neither its config nor its pod's names a place")]
     NoLog { id: String },
     #[error("pull `{image}`")]
@@ -72,13 +96,24 @@ impl Failure {
             Self::Client(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Pull { source, .. } => source.hint(),
-            Self::Unknown { kind, .. } | Self::Ambiguous { kind, .. } => {
-                let noun = match kind {
-                    Kind::Pod => "pod",
-                    Kind::Container => "ctr",
-                    Kind::Image => "image",
+            Self::Stream(error) => error.hint(),
+            Self::Unknown { kind, .. } => {
+                let verb = match kind {
+                    Kind::Pod => "pods",
+                    Kind::Container => "ps -a",
+                    Kind::Image => "images",
                 };
-                Some(format!("`ocic {noun} list` shows what there is"))
+                Some(format!("`ocic {verb}` shows what there is"))
+            }
+            Self::Ambiguous { .. } => Some("an id, or enough of its start, means one".to_owned()),
+            Self::Alive { kind, .. } => {
+                let verb = if *kind == Kind::Pod { "stopp" } else { "stop" };
+                Some(format!(
+                    "`ocic {verb}` ends it; `--force` removes it all the same"
+                ))
+            }
+            Self::EventsEnded => {
+                Some("`journalctl -u ocid` tells why; it does so at its own end".to_owned())
             }
             Self::NoLog { .. } => Some(
                 "`log_directory` in the pod's config and `log_path` in the container's make one"
@@ -90,7 +125,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => MISUSED,
+            Self::Config(_) | Self::Endpoint(_) | Self::Credentials(_) | Self::Usage(_) => MISUSED,
             _ => FAILED,
         }
     }
@@ -107,13 +142,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED));
         }
     };
-    let output = Output::new(cli.output);
+    let output = Output::new(cli.format()).fitting_terminal();
+    let endpoint = std::env::var("CONTAINER_RUNTIME_ENDPOINT").ok();
     let started = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let ended = started
         .map_err(Failure::Start)
-        .and_then(|runtime| runtime.block_on(perform(&cli, &output)));
+        .and_then(|runtime| runtime.block_on(perform(&cli, endpoint.as_deref(), &output)));
     finish(&output, ended)
 }
 
@@ -129,157 +165,80 @@ fn finish(output: &Output, ended: Result<ExitCode, Failure>) -> ExitCode {
     }
 }
 
-async fn perform(cli: &Ocic, output: &Output) -> Result<ExitCode, Failure> {
-    let session = Session { cli, output };
+/// `endpoint` is the environment's `CONTAINER_RUNTIME_ENDPOINT`.
+async fn perform(cli: &Ocic, endpoint: Option<&str>, output: &Output) -> Result<ExitCode, Failure> {
+    let session = &Session {
+        cli,
+        output,
+        endpoint,
+    };
     match &cli.verb {
-        Verb::Pod(verb) => pod::run(&session, verb).await?,
-        Verb::Ctr(verb) => return ctr::run(&session, verb).await,
-        Verb::Exec(args) => return stream::exec(&session, args).await,
-        Verb::Attach(args) => return stream::attach(&session, args).await,
-        Verb::PortForward(args) => return stream::forward(&session, args).await,
-        Verb::Image(verb) => image::run(&session, verb).await?,
+        Verb::Ctr(verb) => return ctr::run(session, verb).await,
+        Verb::Exec(args) => return stream::exec(session, args).await,
+        Verb::Attach(args) => return stream::attach(session, args).await,
+        Verb::PortForward(args) => return stream::forward(session, args).await,
+
+        Verb::Pod(verb) => pod::run(session, verb).await?,
+        Verb::Pods(args) => pod::list(session, args).await?,
+        Verb::Runp(args) => pod::runp(session, args).await?,
+        Verb::Inspectp(pods) => pod::inspect(session, pods).await?,
+        Verb::Stopp(pods) => pod::stop(session, pods).await?,
+        Verb::Rmp(args) => pod::remove(session, args).await?,
+
+        Verb::Run(args) => run::run(session, args).await?,
+        Verb::Create(args) => ctr::create(session, args).await?,
+        Verb::Start(containers) => ctr::start(session, containers).await?,
+        Verb::Ps(args) => ctr::ps(session, args).await?,
+        Verb::Inspect(containers) => ctr::inspect(session, containers).await?,
+        Verb::Logs(args) => logs::run(session, args).await?,
+        Verb::Stop(args) => ctr::stop(session, args).await?,
+        Verb::Update(args) => ctr::update(session, args).await?,
+        Verb::Rm(args) => ctr::remove(session, args).await?,
+        Verb::Checkpoint(args) => stats::checkpoint(session, args).await?,
+
+        Verb::Image(verb) => image::run(session, verb).await?,
+        Verb::Images(args) => image::list(session, args).await?,
+        Verb::Inspecti(images) => image::inspect(session, images).await?,
+        Verb::Pull(args) => image::pull(session, args).await?,
+        Verb::Rmi(args) => image::remove(session, args).await?,
+
+        Verb::Stats(args) => stats::stats(session, args).await?,
+        Verb::Statsp(args) => stats::statsp(session, args).await?,
+        Verb::Metricsp => stats::metrics(session).await?,
+        Verb::Metricdescs => stats::descriptors(session).await?,
+        Verb::Events => events::run(session).await?,
         Verb::Runtimeversion => {
             let answer = session.client().await?.version().await?;
-            session.show(Subject::Other, &answer, || show::version(&answer))?;
+            session.show(&answer, || show::version(&answer))?;
         }
         Verb::Info { verbose } => {
             let answer = session.client().await?.status(*verbose).await?;
-            session.show(Subject::Other, &answer, || show::info(&answer))?;
+            session.show(&answer, || show::info(&answer))?;
         }
+        Verb::RuntimeConfig => {
+            let answer = session.client().await?.runtime_config().await?;
+            session.show(&answer, || show::runtime_config(&answer))?;
+        }
+        Verb::UpdateRuntimeConfig { pod_cidr } => {
+            let client = session.client().await?;
+            client.update_runtime_config(pod_cidr).await?;
+        }
+        Verb::Imagefsinfo => {
+            let answer = session.client().await?.image_fs_info().await?;
+            session.show(&answer, || show::filesystems(&answer))?;
+        }
+
         Verb::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Ocic::command(), "ocic", &mut script);
-            output.bytes(&script).map_err(Failure::Output)?;
+            let script = complete::script(*shell);
+            output.text(script).map_err(Failure::Output)?;
         }
+        Verb::Complete { words } => complete::run(session, words).await?,
         Verb::Man => {
             let page = manual::page(Ocic::command()).map_err(Failure::Output)?;
             output.bytes(&page).map_err(Failure::Output)?;
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// One command line being carried out.
-struct Session<'a> {
-    cli: &'a Ocic,
-    output: &'a Output,
-}
-
-impl Session<'_> {
-    /// Connects; done by each verb once what it was given has been checked.
-    async fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.cli.socket, self.cli.limit).await?)
-    }
-
-    /// Pulls an image; the reference it is kept under.
-    async fn pull(&self, client: &Client, image: &str) -> Result<String, Failure> {
-        let pulled = client.pull_image(image, None).await;
-        pulled.map_err(|source| Failure::Pull {
-            image: image.to_owned(),
-            source,
-        })
-    }
-
-    /// A whole answer.
-    fn show<T: Serialize>(
-        &self,
-        subject: Subject,
-        answer: &T,
-        table: impl FnOnce() -> Table,
-    ) -> Result<(), Failure> {
-        let value = json::value(subject, answer).map_err(io::Error::other);
-        value
-            .and_then(|value| self.output.show(&value, table))
-            .map_err(Failure::Output)
-    }
-
-    /// A list, in JSON under the name that the CRI's answer has for it.
-    fn answer<T: Serialize>(
-        &self,
-        subject: Subject,
-        name: &str,
-        items: &[T],
-        table: impl FnOnce() -> Table,
-    ) -> Result<(), Failure> {
-        self.show(subject, &json!({ name: items }), table)
-    }
-
-    /// The id of what was made, alone on its line for scripts to capture.
-    fn made(&self, name: &str, id: &str) -> Result<(), Failure> {
-        match self.output.format {
-            Format::Json => self.output.json(&json!({ name: id })),
-            Format::Table => self.output.line(id),
-        }
-        .map_err(Failure::Output)
-    }
-
-    /// Ids, one a line.
-    fn ids<'i>(&self, ids: impl Iterator<Item = &'i str>) -> Result<(), Failure> {
-        match self.output.format {
-            Format::Json => self.output.json(&ids.collect::<Vec<_>>()),
-            Format::Table => ids.into_iter().try_for_each(|id| self.output.line(id)),
-        }
-        .map_err(Failure::Output)
-    }
-
-    /// Does one thing to each of several objects, whatever becomes of the others, and prints the ids
-    /// that it was done to.
-    async fn each<E: Into<Failure>>(
-        &self,
-        kind: Kind,
-        given: &Many,
-        act: impl AsyncFn(&Client, &str) -> Result<(), E>,
-    ) -> Result<(), Failure> {
-        let client = self.client().await?;
-        let (mut done, mut failures) = (Vec::new(), Vec::new());
-        for id in given.iter() {
-            let acted = match resolve(&client, kind, id).await {
-                Ok(id) => act(&client, &id).await.map(|()| id).map_err(Into::into),
-                Err(failure) => Err(failure),
-            };
-            match acted {
-                Ok(id) if self.output.format == Format::Table => {
-                    self.ids([id.as_str()].into_iter())?
-                }
-                Ok(id) => done.push(id),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        if self.output.format == Format::Json {
-            self.ids(done.iter().map(String::as_str))?;
-        }
-        let several = failures.len();
-        match failures.pop() {
-            None => Ok(()),
-            Some(only) if failures.is_empty() => Err(only),
-            Some(last) => {
-                for failure in failures.iter().chain([&last]) {
-                    self.output.error(failure, failure.hint().as_deref());
-                }
-                Err(Failure::Several(several))
-            }
-        }
-    }
-
-    /// What a command wrote, to our own streams.
-    fn streams(&self, answer: &ExecSyncResponse) -> Result<(), Failure> {
-        match self.output.format {
-            Format::Json => self.output.json(answer),
-            Format::Table => self
-                .output
-                .bytes(&answer.stdout)
-                .and_then(|()| self.output.error_bytes(&answer.stderr)),
-        }
-        .map_err(Failure::Output)
-    }
-
-    fn warn_unknown(&self, config: &Path, keys: &[String]) {
-        for key in keys {
-            let config = config.display();
-            let text = format!("`{config}`: `{key}` is not a field of the CRI and does nothing");
-            self.output.warning(&text);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use clap::{Parser, Subcommand};
+use regex::Regex;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -13,6 +15,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::output;
+use crate::ocid::config;
 use crate::ocid::server::{self, Options, ServerError};
 
 /// The CRI daemon: serves Kubernetes CRI v1 on a unix socket, through runc and CNI plugins.
@@ -95,8 +98,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 /// `ocid config`: the settings as the daemon would take them.
 fn show(options: &Options, check: bool) -> Result<(), ServerError> {
     let loaded = server::settings(options)?;
-    for key in &loaded.ignored {
-        eprintln!("warning: `{key}` has no effect here");
+    for ignored in &loaded.ignored {
+        eprintln!("warning: {ignored}");
     }
     if check {
         return Ok(());
@@ -111,37 +114,87 @@ fn show(options: &Options, check: bool) -> Result<(), ServerError> {
 
 fn serve(options: Options, debug: bool) -> Result<(), ServerError> {
     let loaded = server::settings(&options)?;
-    let configured = loaded.config.level().unwrap_or(Level::INFO);
-    let set_level = log_to_stderr(if debug { Level::DEBUG } else { configured });
-    for key in &loaded.ignored {
-        tracing::warn!("`{key}` has no effect here");
+    let set_log = log_to_stderr(&loaded.config.crio.runtime, debug);
+    for ignored in &loaded.ignored {
+        tracing::warn!("{ignored}");
     }
-    server::run(options, loaded.config, set_level)
+    server::run(options, loaded.config, set_log)
 }
 
-/// What is logged at `level`. Libraries speak from `info` upwards: at `debug` every frame of HTTP/2
-/// would drown ours.
-fn targets(level: Level) -> Targets {
-    Targets::new()
+/// What is logged. Libraries speak from `info` upwards: at `debug` every frame of HTTP/2 would drown ours.
+/// With `debug` ours says at least what helps to find a fault.
+fn targets(runtime: &config::Runtime, debug: bool) -> Targets {
+    let (level, modules) = runtime.log_targets().unwrap_or((Level::INFO, Vec::new()));
+    let at_least = |level: Level| match debug {
+        true => level.max(Level::DEBUG),
+        false => level,
+    };
+    let targets = Targets::new()
         .with_default(level.min(Level::INFO))
-        .with_target("crio_setup", level)
+        .with_target("crio_setup", at_least(level));
+    modules
+        .into_iter()
+        .fold(targets, |targets, (module, level)| {
+            targets.with_target(format!("crio_setup::ocid::{module}"), at_least(level))
+        })
 }
 
-/// One line per event; under systemd the journal adds the time. The answer changes the level later.
-fn log_to_stderr(level: Level) -> impl Fn(Level) + Send + Sync {
-    let (filter, handle) = reload::Layer::new(targets(level));
+/// Standard error, but only those lines that an expression is found in.
+#[derive(Clone, Default)]
+struct Sieve(Arc<RwLock<Option<Regex>>>);
+
+impl Sieve {
+    /// An empty expression lets everything through, and so does one that is none: it was checked before.
+    fn set(&self, expression: &str) {
+        let expression = Some(expression).filter(|text| !text.is_empty());
+        let expression = expression.and_then(|text| Regex::new(text).ok());
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = expression;
+    }
+}
+
+impl Write for Sieve {
+    /// Takes whole lines: they come as they were formatted.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let expression = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |expression: &Regex| expression.is_match(&String::from_utf8_lossy(line));
+        if expression.as_ref().is_none_or(wanted) {
+            std::io::stderr().write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// One line per event; under systemd the journal adds the time. The answer changes later what is logged, to
+/// just what the configuration says.
+fn log_to_stderr(
+    runtime: &config::Runtime,
+    debug: bool,
+) -> impl Fn(&config::Runtime) + Send + Sync + use<> {
+    let (filter, handle) = reload::Layer::new(targets(runtime, debug));
+    let sieve = Sieve::default();
+    sieve.set(&runtime.log_filter);
+    let writer = sieve.clone();
+    let verbose = debug
+        || runtime
+            .log_targets()
+            .is_some_and(|(l, _)| l >= Level::DEBUG);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(move || writer.clone())
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(level >= Level::DEBUG);
+        .with_target(verbose);
     let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
         lines.without_time().with_filter(filter).boxed()
     } else {
         lines.with_filter(filter).boxed()
     };
     tracing_subscriber::registry().with(lines).init();
-    move |level| {
-        if let Err(error) = handle.reload(targets(level)) {
+    move |runtime| {
+        sieve.set(&runtime.log_filter);
+        if let Err(error) = handle.reload(targets(runtime, false)) {
             tracing::error!(%error, "the level of the log stays as it was");
         }
     }

@@ -4,6 +4,8 @@
 //! Printing never panics: a reader that has gone (`ocic pod list | head -1`) is an error that
 //! [`is_gone`] recognises, and stderr that cannot be written to is nobody's to tell.
 
+mod table;
+
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
+
+pub use table::Table;
 
 /// The form of the data on stdout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -80,69 +84,6 @@ impl Style {
     }
 }
 
-/// Rows under headings. The last column is never padded, so nothing trails.
-#[derive(Debug, Clone, Default)]
-pub struct Table {
-    heads: Vec<String>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these headings.
-    pub fn new(heads: &[&str]) -> Self {
-        Self {
-            heads: heads.iter().map(|&h| h.to_owned()).collect(),
-            rows: Vec::new(),
-        }
-    }
-
-    /// Lines of `name  value`, without headings.
-    pub fn details() -> Self {
-        Self::default()
-    }
-
-    /// Adds a row; cells may come from elsewhere, so control characters are shown, not obeyed.
-    pub fn row<I>(&mut self, cells: I)
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        let cells = cells.into_iter().map(|c| visible(&c.into())).collect();
-        self.rows.push(cells);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = || {
-            let heads = Some(&self.heads).filter(|h| !h.is_empty());
-            heads.into_iter().chain(&self.rows)
-        };
-        let mut widths: Vec<usize> = Vec::new();
-        for line in lines() {
-            for (column, cell) in line.iter().enumerate() {
-                let width = cell.chars().count();
-                match widths.get_mut(column) {
-                    Some(widest) => *widest = width.max(*widest),
-                    None => widths.push(width),
-                }
-            }
-        }
-        for line in lines() {
-            let mut text = String::new();
-            for (cell, width) in line.iter().zip(&widths) {
-                write!(text, "{cell:width$}  ")?;
-            }
-            writeln!(f, "{}", text.trim_end())?;
-        }
-        Ok(())
-    }
-}
-
 /// Shows control characters instead of sending them to the terminal: names, labels and messages come
 /// from whoever made the pod.
 pub fn visible(text: &str) -> String {
@@ -160,6 +101,8 @@ pub fn visible(text: &str) -> String {
 /// A command's two streams. Data goes to stdout in the chosen [`Format`], the rest to stderr.
 pub struct Output {
     pub format: Format,
+    /// How wide the terminal on stdout is.
+    columns: Option<usize>,
     style: Style,
     stdout: Mutex<Box<dyn Write + Send>>,
     stderr: Mutex<Box<dyn Write + Send>>,
@@ -180,10 +123,19 @@ impl Output {
     ) -> Self {
         Self {
             format,
+            columns: None,
             style,
             stdout: Mutex::new(Box::new(stdout)),
             stderr: Mutex::new(Box::new(stderr)),
         }
+    }
+
+    /// Tables fit the terminal on stdout, where that is one.
+    pub fn fitting_terminal(mut self) -> Self {
+        let size = crate::host::tty::size(io::stdout()).ok();
+        let columns = size.map(|(columns, _)| usize::from(columns));
+        self.columns = columns.filter(|columns| *columns > 0);
+        self
     }
 
     /// The style of stderr.
@@ -195,7 +147,7 @@ impl Output {
     pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce() -> Table) -> io::Result<()> {
         match self.format {
             Format::Json => self.json(value),
-            Format::Table => self.text(&table().to_string()),
+            Format::Table => self.text(&table().fitting(self.columns).to_string()),
         }
     }
 
@@ -417,17 +369,6 @@ mod tests {
         let error = io::Error::other("\x1b[2Jgone\nsecond line");
         let text = describe(Style::PLAIN, &error, None);
         assert_eq!(text, "error: \\u{1b}[2Jgone\n    second line\n");
-    }
-
-    #[test]
-    fn columns_line_up_and_nothing_trails() {
-        let mut table = Table::new(&["ID", "NAME", "STATE"]);
-        table.row(["0123", "redis", "running"]);
-        table.row(["4", "a\tb", ""]);
-        let expected = "ID    NAME   STATE\n0123  redis  running\n4     a\\tb\n";
-        assert_eq!(table.to_string(), expected);
-        assert_eq!(Table::new(&["ID"]).to_string(), "ID\n");
-        assert_eq!(Table::details().to_string(), "");
     }
 
     #[test]

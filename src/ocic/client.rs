@@ -5,9 +5,8 @@
 //! needs, has none.
 
 mod error;
+mod observe;
 
-use std::error::Error;
-use std::fmt::Write;
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +35,7 @@ use crate::cri::v1::{
 };
 
 pub use error::ClientError;
+pub use observe::Events;
 
 /// Where `ocid` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/ocid/ocid.sock";
@@ -61,19 +61,22 @@ type Answer<T> = Result<T, ClientError>;
 impl Client {
     /// Connects to the daemon's socket; `limit` bounds that, and each call afterwards.
     pub async fn connect(socket: &Path, limit: Duration) -> Answer<Self> {
-        let channel = match tokio::time::timeout(limit, open(socket)).await {
-            Ok(opened) => opened?,
-            Err(_) => {
-                let socket = socket.to_owned();
-                return Err(ClientError::ConnectTimedOut { socket, limit });
-            }
-        };
-        Ok(Self {
-            runtime: RuntimeServiceClient::new(channel.clone())
-                .max_decoding_message_size(LARGEST_ANSWER),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER),
+        let channel = opened(socket, limit).await?;
+        Ok(Self::over(channel.clone(), channel, limit))
+    }
+
+    /// Connects to two sockets, of which the second serves images.
+    pub async fn connect_both(socket: &Path, images: &Path, limit: Duration) -> Answer<Self> {
+        let channel = opened(socket, limit).await?;
+        Ok(Self::over(channel, opened(images, limit).await?, limit))
+    }
+
+    fn over(runtime: Channel, images: Channel, limit: Duration) -> Self {
+        Self {
+            runtime: RuntimeServiceClient::new(runtime).max_decoding_message_size(LARGEST_ANSWER),
+            images: ImageServiceClient::new(images).max_decoding_message_size(LARGEST_ANSWER),
             limit,
-        })
+        }
     }
 
     /// The same connection with another time limit per call.
@@ -362,10 +365,20 @@ impl Client {
 
     /// Returns the image's reference as the daemon keeps it. Has no time limit.
     pub async fn pull_image(&self, image: &str, auth: Option<AuthConfig>) -> Answer<String> {
+        self.pull_image_for(image, auth, None).await
+    }
+
+    /// The same for a pod, whose namespace may have credentials and a policy of its own.
+    pub async fn pull_image_for(
+        &self,
+        image: &str,
+        auth: Option<AuthConfig>,
+        sandbox_config: Option<PodSandboxConfig>,
+    ) -> Answer<String> {
         let request = PullImageRequest {
             image: Some(spec(image)),
             auth,
-            sandbox_config: None,
+            sandbox_config,
         };
         let mut to = self.images();
         let answer = within("PullImage", None, to.pull_image(request)).await?;
@@ -403,6 +416,14 @@ impl Client {
         let call = to.image_fs_info(ImageFsInfoRequest {});
         within("ImageFsInfo", Some(self.limit), call).await
     }
+}
+
+async fn opened(socket: &Path, limit: Duration) -> Answer<Channel> {
+    let opened = tokio::time::timeout(limit, open(socket)).await;
+    opened.unwrap_or_else(|_| {
+        let socket = socket.to_owned();
+        Err(ClientError::ConnectTimedOut { socket, limit })
+    })
 }
 
 /// Connects ourselves first, for an error that says what is wrong with the socket, and hands that
@@ -447,28 +468,9 @@ async fn within<T>(
             .map_err(|_| ClientError::TimedOut { rpc, limit })?,
         None => call.await,
     };
-    answer.map(Response::into_inner).map_err(|status| {
-        // A status that the daemon sent has no source; one that tonic made has the broken connection.
-        match status.source() {
-            Some(source) => ClientError::Broken {
-                rpc,
-                detail: chain(source),
-            },
-            None => ClientError::Refused { rpc, status },
-        }
-    })
-}
-
-/// One line of an error and its sources.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        // Writing to a String does not fail.
-        let _ = write!(text, ": {source}");
-        next = source.source();
-    }
-    text
+    answer
+        .map(Response::into_inner)
+        .map_err(|status| ClientError::of(rpc, status))
 }
 
 fn filled(rpc: &'static str, field: &'static str, value: String) -> Answer<String> {

@@ -5,6 +5,9 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 /// The longest line of the file that is accepted. Writers split at 16 KiB; this is far above it.
 const LONGEST: u64 = 1 << 20;
 
@@ -43,6 +46,8 @@ pub enum LogError {
 pub struct Options {
     /// Only so many lines from the end.
     pub tail: Option<usize>,
+    /// Only lines that began then or later.
+    pub since: Option<OffsetDateTime>,
     /// Each line after its time.
     pub timestamps: bool,
 }
@@ -79,30 +84,143 @@ pub fn copy(
     options: Options,
     mut write: impl FnMut(Stream, &[u8]) -> io::Result<()>,
 ) -> Result<(), LogError> {
-    let mut kept: VecDeque<(Stream, Vec<u8>)> = VecDeque::new();
-    let mut open: [Option<Vec<u8>>; 2] = [None, None];
-    let (mut buffer, mut number) = (Vec::new(), 0);
-    loop {
-        buffer.clear();
-        number += 1;
-        let read = from.by_ref().take(LONGEST).read_until(b'\n', &mut buffer);
-        if read.map_err(LogError::Read)? == 0 {
-            break;
+    let mut lines = Lines::new(options);
+    lines.read(&mut from, &mut write)?;
+    lines.last(&mut write)?;
+    lines.release(&mut write)
+}
+
+/// What is known of a log between two looks at it.
+#[derive(Debug)]
+pub struct Lines {
+    options: Options,
+    /// The last lines so far, while only the last are wanted.
+    kept: VecDeque<(Stream, Vec<u8>)>,
+    /// What each stream's line, whose end has not come, is.
+    open: [Open; 2],
+    /// The beginning of a line of the file whose rest has not been read.
+    rest: Vec<u8>,
+    number: u64,
+}
+
+/// A line of a stream between its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Open {
+    /// There is none.
+    Closed,
+    /// It is too old to be shown.
+    Skipped,
+    /// Its beginning; empty where that has been written already.
+    Begun(Vec<u8>),
+}
+
+impl Lines {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            kept: VecDeque::new(),
+            open: [Open::Closed, Open::Closed],
+            rest: Vec::new(),
+            number: 1,
         }
-        let whole = buffer.pop_if(|last| *last == b'\n').is_some();
-        let Some(entry) = parse(&buffer) else {
-            if !whole && buffer.len() as u64 != LONGEST {
-                break;
+    }
+
+    /// Reads to the end of what is there now. To be called again when there is more.
+    pub fn read(
+        &mut self,
+        from: &mut impl BufRead,
+        write: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        loop {
+            let room = LONGEST.saturating_sub(self.rest.len() as u64);
+            let read = from.by_ref().take(room).read_until(b'\n', &mut self.rest);
+            let read = read.map_err(LogError::Read)?;
+            let mut line = std::mem::take(&mut self.rest);
+            if line.pop_if(|last| *last == b'\n').is_some() {
+                self.take(&line, write)?;
+                self.number += 1;
+            } else if line.len() as u64 >= LONGEST {
+                return Err(self.malformed());
+            } else {
+                self.rest = line;
+                if read == 0 {
+                    return Ok(());
+                }
             }
-            return Err(LogError::Malformed { line: number });
+        }
+    }
+
+    /// The file ends here: what stands after its last line break counts when it can be read as a line.
+    pub fn last(
+        &mut self,
+        write: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let line = std::mem::take(&mut self.rest);
+        self.number = 1;
+        match parse(&line) {
+            Some(_) => self.take(&line, write),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the last lines, where only those are wanted; what comes from now on is written as it comes.
+    pub fn release(
+        &mut self,
+        write: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let Some(tail) = self.options.tail.take() else {
+            return Ok(());
         };
-        let [stdout, stderr] = &mut open;
-        let started = match entry.stream {
+        // A line that has no end yet is the last one.
+        for (stream, open) in [Stream::Stdout, Stream::Stderr]
+            .into_iter()
+            .zip(&mut self.open)
+        {
+            if let Open::Begun(begun) = open {
+                self.kept.push_back((stream, std::mem::take(begun)));
+            }
+        }
+        let surplus = self.kept.len().saturating_sub(tail);
+        for (stream, line) in self.kept.drain(..).skip(surplus) {
+            write(stream, &line).map_err(LogError::Write)?;
+        }
+        Ok(())
+    }
+
+    fn malformed(&self) -> LogError {
+        LogError::Malformed { line: self.number }
+    }
+
+    fn take(
+        &mut self,
+        line: &[u8],
+        write: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> Result<(), LogError> {
+        let Some(entry) = parse(line) else {
+            return Err(self.malformed());
+        };
+        let Options {
+            tail,
+            since,
+            timestamps,
+        } = self.options;
+        let [stdout, stderr] = &mut self.open;
+        let open = match entry.stream {
             Stream::Stdout => stdout,
             Stream::Stderr => stderr,
         };
+        let starts = *open == Open::Closed;
+        if starts && since.is_some_and(|since| is_before(entry.time, since)) {
+            *open = Open::Skipped;
+        }
+        if *open == Open::Skipped {
+            if !entry.partial {
+                *open = Open::Closed;
+            }
+            return Ok(());
+        }
         let mut piece = Vec::with_capacity(entry.text.len() + 1);
-        if started.is_none() && options.timestamps {
+        if starts && timestamps {
             piece.extend_from_slice(entry.time);
             piece.push(b' ');
         }
@@ -110,37 +228,37 @@ pub fn copy(
         if !entry.partial {
             piece.push(b'\n');
         }
-        match options.tail {
-            // Nothing is known yet of which lines are the last: parts wait for their end.
-            Some(tail) => {
-                let line = started.get_or_insert_default();
-                line.append(&mut piece);
-                if !entry.partial {
-                    kept.push_back((entry.stream, started.take().unwrap_or_default()));
-                    if kept.len() > tail {
-                        kept.pop_front();
-                    }
-                }
-            }
-            None => {
-                write(entry.stream, &piece).map_err(LogError::Write)?;
-                *started = entry.partial.then(Vec::new);
-            }
+        let Some(tail) = tail else {
+            write(entry.stream, &piece).map_err(LogError::Write)?;
+            *open = match entry.partial {
+                true => Open::Begun(Vec::new()),
+                false => Open::Closed,
+            };
+            return Ok(());
+        };
+        // Nothing is known yet of which lines are the last: parts wait for their end.
+        let mut line = match std::mem::replace(open, Open::Closed) {
+            Open::Begun(begun) => begun,
+            Open::Closed | Open::Skipped => Vec::new(),
+        };
+        line.append(&mut piece);
+        if entry.partial {
+            *open = Open::Begun(line);
+            return Ok(());
         }
-    }
-    // A line that has no end yet is the last one.
-    for (stream, rest) in [Stream::Stdout, Stream::Stderr].into_iter().zip(open) {
-        if let (Some(rest), Some(tail)) = (rest, options.tail) {
-            kept.push_back((stream, rest));
-            if kept.len() > tail {
-                kept.pop_front();
-            }
+        self.kept.push_back((entry.stream, line));
+        if self.kept.len() > tail {
+            self.kept.pop_front();
         }
+        Ok(())
     }
-    for (stream, line) in kept {
-        write(stream, &line).map_err(LogError::Write)?;
-    }
-    Ok(())
+}
+
+/// A time that cannot be read is not before any other: too much is shown rather than too little.
+fn is_before(time: &[u8], since: OffsetDateTime) -> bool {
+    let text = std::str::from_utf8(time).ok();
+    let time = text.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    time.is_some_and(|time| time < since)
 }
 
 #[cfg(test)]
@@ -172,7 +290,7 @@ mod tests {
     fn tail(lines: usize) -> Options {
         Options {
             tail: Some(lines),
-            timestamps: false,
+            ..Options::default()
         }
     }
 
@@ -200,8 +318,8 @@ mod tests {
     #[test]
     fn a_time_stands_once_before_each_line() {
         let options = Options {
-            tail: None,
             timestamps: true,
+            ..Options::default()
         };
         let (out, _) = shown(LOG.as_bytes(), options).unwrap();
         let expected = "2026-01-02T03:04:05.000000001Z one\n\
@@ -244,5 +362,61 @@ mod tests {
     fn a_line_being_written_is_left_out() {
         let log = "2026-01-02T03:04:05Z stdout F a\n2026-01-02T03:0";
         assert_eq!(shown(log.as_bytes(), Options::default()).unwrap().0, "a\n");
+    }
+
+    #[test]
+    fn a_line_counts_by_when_it_began() {
+        let log = "\
+2026-01-02T03:04:05Z stdout F old
+2026-01-02T03:04:06Z stdout P old, to the
+2026-01-02T03:04:08Z stdout F  end
+2026-01-02T04:04:07+01:00 stderr F in time
+2026-01-02T03:04:08.5Z stdout F new
+";
+        let since = OffsetDateTime::parse("2026-01-02T03:04:07Z", &Rfc3339).unwrap();
+        let options = Options {
+            since: Some(since),
+            ..Options::default()
+        };
+        let expected = ("new\n".to_owned(), "in time\n".to_owned());
+        assert_eq!(shown(log.as_bytes(), options).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_comes_in_pieces_is_what_comes_at_once() {
+        for options in [Options::default(), tail(2)] {
+            let whole = shown(LOG.as_bytes(), options).unwrap();
+            let (mut out, mut err) = (String::new(), String::new());
+            let mut write = |stream, bytes: &[u8]| {
+                let to = match stream {
+                    Stream::Stdout => &mut out,
+                    Stream::Stderr => &mut err,
+                };
+                to.push_str(std::str::from_utf8(bytes).unwrap());
+                Ok(())
+            };
+            let mut lines = Lines::new(options);
+            for piece in LOG.as_bytes().chunks(7) {
+                lines.read(&mut &*piece, &mut write).unwrap();
+            }
+            lines.release(&mut write).unwrap();
+            assert_eq!((out, err), whole);
+        }
+    }
+
+    #[test]
+    fn after_the_last_lines_come_the_new_ones() {
+        let mut seen = Vec::new();
+        let mut write = |_, bytes: &[u8]| {
+            seen.push(String::from_utf8(bytes.to_vec()).unwrap());
+            Ok(())
+        };
+        let mut lines = Lines::new(tail(1));
+        let before = "2026-01-02T03:04:05Z stdout F a\n2026-01-02T03:04:05Z stdout P be";
+        lines.read(&mut before.as_bytes(), &mut write).unwrap();
+        lines.release(&mut write).unwrap();
+        let after = "gun\n2026-01-02T03:04:06Z stdout F  now\n";
+        lines.read(&mut after.as_bytes(), &mut write).unwrap();
+        assert_eq!(seen, ["a\n", "begun", " now\n"]);
     }
 }

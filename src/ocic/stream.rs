@@ -1,6 +1,7 @@
 //! The client's side of streams: the URL that Exec, Attach and PortForward answer with is opened by HTTP and
-//! upgraded to SPDY/3.1.
+//! upgraded to SPDY/3.1; by HTTPS where the daemon serves that.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::tls::{TlsError, Trust, advice};
 use crate::spdy::{
     Connection, Headers, Limits, Role, SpdyError, Stream, StreamReader, StreamWriter,
 };
@@ -25,7 +27,7 @@ const REFUSAL_MAX: usize = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    #[error("the daemon's answer `{url}` is not a URL of HTTP with host and port")]
+    #[error("the daemon's answer `{url}` is not a URL of HTTP or HTTPS with address and port")]
     Url { url: String },
     #[error("connect to `{authority}`")]
     Connect {
@@ -34,6 +36,8 @@ pub enum StreamError {
     },
     #[error("the server at `{authority}` did not answer within {LIMIT:?}")]
     Silent { authority: String },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("ask for a stream")]
     Ask(#[source] hyper::Error),
     #[error("the server refused the stream ({status}): {message}")]
@@ -46,18 +50,45 @@ pub enum StreamError {
     Failed(String),
 }
 
-/// Opens the URL.
-pub async fn connect(url: &str, protocol: &'static str) -> Result<Connection, StreamError> {
-    let authority = authority(url)?;
+impl StreamError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tls(error) => error.hint(),
+            Self::Ask(error) => advice(error),
+            _ => None,
+        }
+    }
+}
+
+/// Opens the URL; `trust` matters when it is one of HTTPS.
+pub async fn connect(
+    url: &str,
+    protocol: &'static str,
+    trust: &Trust,
+) -> Result<Connection, StreamError> {
+    let server = server(url)?;
+    let authority = &server.authority;
     let failed = |source| StreamError::Connect {
         authority: authority.clone(),
         source,
     };
-    let io = TcpStream::connect(authority.as_str())
+    let silent = |_| StreamError::Silent {
+        authority: authority.clone(),
+    };
+    let connected = async {
+        let io = TcpStream::connect(server.address).await.map_err(failed)?;
+        io.set_nodelay(true).map_err(failed)?;
+        Ok::<_, StreamError>(io)
+    };
+    let io = tokio::time::timeout(LIMIT, connected)
         .await
-        .map_err(failed)?;
-    io.set_nodelay(true).map_err(failed)?;
-    upgrade(io, url, protocol).await
+        .map_err(silent)??;
+    if !server.secure {
+        return upgrade(io, url, protocol).await;
+    }
+    let shaken = tokio::time::timeout(LIMIT, trust.connect(io, &server.host));
+    upgrade(shaken.await.map_err(silent)??, url, protocol).await
 }
 
 /// Does the same over a connection that is there.
@@ -65,7 +96,7 @@ pub async fn upgrade<S>(io: S, url: &str, protocol: &'static str) -> Result<Conn
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let authority = authority(url)?;
+    let authority = server(url)?.authority;
     let asked = tokio::time::timeout(LIMIT, ask(io, url, &authority, protocol));
     match asked.await {
         Ok(connection) => connection,
@@ -73,16 +104,40 @@ where
     }
 }
 
-/// Its host and port, both of which the daemon names.
-fn authority(url: &str) -> Result<String, StreamError> {
+/// Who serves a URL.
+#[derive(Debug, PartialEq, Eq)]
+struct Server {
+    secure: bool,
+    /// Host and port, both of which the daemon names.
+    authority: String,
+    host: String,
+    address: SocketAddr,
+}
+
+fn server(url: &str) -> Result<Server, StreamError> {
     let wrong = || StreamError::Url {
         url: url.to_owned(),
     };
     let uri: Uri = url.parse().map_err(|_| wrong())?;
-    match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(authority)) if authority.port().is_some() => Ok(authority.to_string()),
-        _ => Err(wrong()),
-    }
+    let secure = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(wrong()),
+    };
+    let authority = uri.authority().ok_or_else(wrong)?;
+    let port = authority.port_u16().ok_or_else(wrong)?;
+    let host = authority.host();
+    // Streams are served at an address; looking names up is nothing that a static program does lightly.
+    let ip = match host {
+        "localhost" => Ok(IpAddr::from(Ipv4Addr::LOCALHOST)),
+        host => host.trim_matches(['[', ']']).parse(),
+    };
+    Ok(Server {
+        secure,
+        authority: authority.to_string(),
+        host: host.to_owned(),
+        address: SocketAddr::new(ip.map_err(|_| wrong())?, port),
+    })
 }
 
 async fn ask<S>(
@@ -331,18 +386,30 @@ mod tests {
 
     #[test]
     fn a_url_names_host_and_port() {
+        let served = |url| server(url).map(|s| (s.secure, s.authority, s.host));
+        let expected =
+            |secure, authority: &str, host: &str| (secure, authority.to_owned(), host.to_owned());
         assert_eq!(
-            authority("http://127.0.0.1:1/exec/a").unwrap(),
-            "127.0.0.1:1"
+            served("http://127.0.0.1:1/exec/a").unwrap(),
+            expected(false, "127.0.0.1:1", "127.0.0.1")
+        );
+        assert_eq!(
+            server("http://localhost:7/").unwrap().address,
+            "127.0.0.1:7".parse().unwrap()
+        );
+        assert_eq!(
+            served("https://[::1]:1/exec/a").unwrap(),
+            expected(true, "[::1]:1", "[::1]")
         );
         for bad in [
             "",
             "/exec/a",
             "http://127.0.0.1/exec",
             "ftp://a:1/",
-            "https://a:1/",
+            "https://[::1]/",
+            "http://no.address:1/",
         ] {
-            assert!(authority(bad).is_err(), "{bad}");
+            assert!(served(bad).is_err(), "{bad}");
         }
     }
 }

@@ -2,23 +2,29 @@
 //! file can be used as it is.
 //!
 //! Drop-ins (`ocid.conf.d/*.conf`) are laid over the file in the order of their names, key by key.
-//! A key that we do not honour is named in [`Loaded::ignored`], never dropped in silence.
+//! A key that we do not honour is named in [`Loaded::ignored`] with the reason ([`unused`]), never dropped in
+//! silence; one whose value asks for what is so anyway is none of those.
 
+mod check;
+mod handler;
 mod report;
 mod streams;
+mod tables;
+pub mod unused;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_ignored::Path as Place;
 use toml::{Table, Value};
 
-use super::duration;
-use super::image::ShortNames;
-use super::stats::metrics::Group;
+pub use self::handler::{ANNOTATIONS, Handler, bytes};
+pub use self::tables::{
+    Api, CgroupManager, Config, Crio, Image, ImageVolumes, Metrics, Network, Runtime, Stats,
+};
+pub use self::unused::Ignored;
 use crate::host::fs::read_capped;
 
 /// Where the daemon looks when it is told nothing.
@@ -26,265 +32,12 @@ pub const DEFAULT_FILE: &str = "/etc/ocid/ocid.conf";
 /// Where clients look when they are told nothing.
 pub const DEFAULT_SOCKET: &str = "/run/ocid/ocid.sock";
 
-/// The effective settings of a daemon.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    pub crio: Crio,
-}
-
-/// `[crio]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Crio {
-    /// State that outlives a reboot: images, layers, what pods and containers were asked to be.
-    pub root: PathBuf,
-    /// State that does not: the socket, pinned namespaces, bundles, exit records.
-    pub runroot: PathBuf,
-    pub api: Api,
-    pub runtime: Runtime,
-    pub image: Image,
-    pub network: Network,
-    pub stats: Stats,
-    pub metrics: Metrics,
-}
-
-/// `[crio.api]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Api {
-    /// The unix socket that serves the CRI.
-    pub listen: PathBuf,
-    /// Where exec, attach and port-forward are served; empty: loopback.
-    pub stream_address: String,
-    /// 0: any free port.
-    pub stream_port: String,
-    pub stream_enable_tls: bool,
-    /// PEM: our certificate with its chain, and its key.
-    pub stream_tls_cert: PathBuf,
-    pub stream_tls_key: PathBuf,
-    /// PEM: the authorities that clients' certificates must come from; empty: clients need none.
-    pub stream_tls_ca: PathBuf,
-    /// A stream on which nothing moves for this long is closed (`4h`, `90s`, `1h30m`); empty: four hours.
-    pub stream_idle_timeout: String,
-}
-
-/// `[crio.runtime]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Runtime {
-    pub default_runtime: String,
-    pub runtimes: BTreeMap<String, Handler>,
-    /// Absent: `systemd` where systemd is PID 1, else `cgroupfs`.
-    pub cgroup_manager: Option<CgroupManager>,
-    pub seccomp_profile: PathBuf,
-    /// A container that says nothing about seccomp gets the default profile instead of none.
-    pub seccomp_use_default_when_empty: bool,
-    /// The AppArmor profile of containers that name none. Ours is loaded when it is needed, any other
-    /// must be loaded already; `unconfined` is none.
-    pub apparmor_profile: String,
-    /// Containers and their files have SELinux labels, where SELinux is on.
-    pub selinux: bool,
-    /// Folders with descriptions of CDI devices, the later the stronger.
-    pub cdi_spec_dirs: Vec<PathBuf>,
-    /// The root of every container is read-only.
-    pub read_only: bool,
-    /// `NAME=SOFT:HARD`, e.g. `nofile=1024:2048`.
-    pub default_ulimits: Vec<String>,
-    /// `HOST[:CONTAINER[:PERMISSIONS]]` of device nodes that every container gets.
-    pub additional_devices: Vec<String>,
-    /// Mount sources that are refused, not made, where they are missing.
-    pub absent_mount_sources_to_reject: Vec<PathBuf>,
-    /// Capabilities are inheritable too, as they were before 2022.
-    pub add_inheritable_capabilities: bool,
-    pub default_capabilities: Vec<String>,
-    /// `name=value`, laid under what the pod asks for.
-    pub default_sysctls: Vec<String>,
-    /// `KEY=value`, laid under the image's and the container's own.
-    pub default_env: Vec<String>,
-    /// Per container; -1 is without limit.
-    pub pids_limit: i64,
-    /// Bytes per container log, -1 without limit.
-    pub log_size_max: i64,
-    pub log_to_journald: bool,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    pub log_level: String,
-    /// Seconds; for containers that CRI calls give no grace period.
-    pub ctr_stop_timeout: u64,
-    /// CheckpointContainer is served, where criu is installed.
-    pub enable_criu_support: bool,
-}
-
-/// `[crio.runtime.runtimes.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Handler {
-    /// Empty: the handler's name, looked up in `PATH`.
-    pub runtime_path: PathBuf,
-}
-
-/// `crio.runtime.cgroup_manager`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CgroupManager {
-    Systemd,
-    Cgroupfs,
-}
-
-/// `[crio.image]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Image {
-    /// `HOST[:PORT]` of registries that may be spoken to over plain HTTP.
-    pub insecure_registries: Vec<String>,
-    /// Credentials in the form of docker's config.json.
-    pub global_auth_file: PathBuf,
-    /// containers-policy.json(5), which then must be there; empty: `/etc/containers/policy.json` if it is
-    /// there.
-    pub signature_policy: PathBuf,
-    /// A pull that receives nothing for so long is given up; 0: none is.
-    #[serde(with = "duration")]
-    pub pull_progress_timeout: Duration,
-    /// Absent: what registries.conf says.
-    pub short_name_mode: Option<ShortNames>,
-    /// Images that garbage collection must not take.
-    pub pinned_images: Vec<String>,
-}
-
-/// `[crio.network]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Network {
-    pub network_dir: PathBuf,
-    pub plugin_dirs: Vec<PathBuf>,
-    /// The network of this name instead of the first one by file name.
-    pub cni_default_network: Option<String>,
-}
-
-/// `[crio.stats]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Stats {
-    /// What ListPodSandboxMetrics gives; by default only when a container was last seen, as with CRI-O.
-    pub included_pod_metrics: Vec<Group>,
-    /// Seconds between two collections of statistics and metrics, of which answers then are; 0: each call measures.
-    pub collection_period: u64,
-    /// The same of statistics alone. One of the two.
-    pub stats_collection_period: u64,
-}
-
-/// `[crio.metrics]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Metrics {
-    /// Serve Prometheus' text format over HTTP?
-    pub enable_metrics: bool,
-    /// An address of this machine.
-    pub metrics_host: String,
-    pub metrics_port: u16,
-    /// A unix socket to serve it on as well; empty is none.
-    pub metrics_socket: PathBuf,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            enable_metrics: false,
-            metrics_host: "127.0.0.1".to_owned(),
-            metrics_port: 9090,
-            metrics_socket: PathBuf::new(),
-        }
-    }
-}
-
-impl Default for Crio {
-    fn default() -> Self {
-        Self {
-            root: "/var/lib/ocid".into(),
-            runroot: "/run/ocid".into(),
-            api: Api::default(),
-            runtime: Runtime::default(),
-            image: Image::default(),
-            network: Network::default(),
-            stats: Stats::default(),
-            metrics: Metrics::default(),
-        }
-    }
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self {
-            listen: DEFAULT_SOCKET.into(),
-            stream_address: "127.0.0.1".to_owned(),
-            stream_port: "0".to_owned(),
-            stream_enable_tls: false,
-            stream_tls_cert: PathBuf::new(),
-            stream_tls_key: PathBuf::new(),
-            stream_tls_ca: PathBuf::new(),
-            stream_idle_timeout: String::new(),
-        }
-    }
-}
-
-impl Default for Runtime {
-    fn default() -> Self {
-        Self {
-            default_runtime: "runc".to_owned(),
-            runtimes: BTreeMap::new(),
-            cgroup_manager: None,
-            seccomp_profile: "/etc/ocid/seccomp.json".into(),
-            seccomp_use_default_when_empty: false,
-            apparmor_profile: "ocid-default".to_owned(),
-            selinux: false,
-            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
-            read_only: false,
-            default_ulimits: Vec::new(),
-            additional_devices: Vec::new(),
-            absent_mount_sources_to_reject: Vec::new(),
-            add_inheritable_capabilities: false,
-            default_capabilities: DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
-            default_sysctls: Vec::new(),
-            default_env: Vec::new(),
-            pids_limit: -1,
-            log_size_max: -1,
-            log_to_journald: false,
-            log_level: "info".to_owned(),
-            ctr_stop_timeout: 30,
-            enable_criu_support: true,
-        }
-    }
-}
-
-/// What CRI-O grants when its file says nothing.
-const DEFAULT_CAPABILITIES: [&str; 9] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FSETID",
-    "FOWNER",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "NET_BIND_SERVICE",
-    "KILL",
-];
-
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            network_dir: "/etc/cni/net.d".into(),
-            plugin_dirs: vec!["/opt/cni/bin".into()],
-            cni_default_network: None,
-        }
-    }
-}
-
 /// A configuration together with what in it has no effect.
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub config: Config,
-    /// `FILE: key` for each key that is not honoured.
-    pub ignored: Vec<String>,
+    /// What has no effect.
+    pub ignored: Vec<Ignored>,
     /// Where each value that is no default comes from: its dotted key, and a file or a flag.
     pub origins: BTreeMap<String, String>,
 }
@@ -338,11 +91,11 @@ pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
             path: path.clone(),
             source: Box::new(source),
         })?;
-        ignored.extend(
-            unknown
-                .into_iter()
-                .map(|key| format!("{}: {key}", path.display())),
-        );
+        ignored.extend(unknown.into_iter().map(|(key, why)| Ignored {
+            file: path.display().to_string(),
+            key,
+            why,
+        }));
         report::leaves("", &table, &mut |key, _| {
             origins.insert(key.to_owned(), path.display().to_string());
         });
@@ -361,14 +114,99 @@ pub fn load(file: &Path, required: bool) -> Result<Loaded, ConfigError> {
     })
 }
 
-/// One file's table, checked by itself so that an error names this file, and its unknown keys.
-fn parse(text: &str) -> Result<(Table, Vec<String>), toml::de::Error> {
+/// A key, and why it has no effect.
+type NoEffect = (String, &'static str);
+
+/// One file's table, checked by itself so that an error names this file, and what in it has no effect.
+fn parse(text: &str) -> Result<(Table, Vec<NoEffect>), toml::de::Error> {
     let table: Table = toml::from_str(text)?;
     let mut unknown = Vec::new();
-    let _: Config = serde_ignored::deserialize(Value::Table(table.clone()), |path| {
-        unknown.push(path.to_string());
+    let config: Config = serde_ignored::deserialize(Value::Table(table.clone()), |place| {
+        unknown.push(parts(&place));
     })?;
-    Ok((table, unknown))
+    let mut ignored = Vec::new();
+    for key in unknown {
+        let value = key.iter().try_fold(None::<&Value>, |at, part| {
+            let table = at.map_or(Some(&table), Value::as_table)?;
+            table.get(part).map(Some)
+        });
+        match value {
+            Some(Some(value)) => name_unused(key, value, &mut ignored),
+            // In a list of tables, of which there are none.
+            _ => ignored.push((report::dotted(&key), "its place is not known")),
+        }
+    }
+    ignored.extend(without_effect(&config));
+    Ok((table, ignored))
+}
+
+/// The parts of a key's path.
+fn parts(place: &Place<'_>) -> Vec<String> {
+    match place {
+        Place::Root => Vec::new(),
+        Place::Map { parent, key } => {
+            let mut parts = parts(parent);
+            parts.push(key.clone());
+            parts
+        }
+        Place::Seq { parent, index } => {
+            let mut parts = parts(parent);
+            parts.push(index.to_string());
+            parts
+        }
+        Place::Some { parent }
+        | Place::NewtypeStruct { parent }
+        | Place::NewtypeVariant { parent } => parts(parent),
+    }
+}
+
+/// Names a key, or each key of a table.
+fn name_unused(key: Vec<String>, value: &Value, ignored: &mut Vec<NoEffect>) {
+    match value {
+        Value::Table(table) if !table.is_empty() => {
+            for (name, value) in table {
+                let mut key = key.clone();
+                key.push(name.clone());
+                name_unused(key, value, ignored);
+            }
+        }
+        // Empty, it asks for nothing.
+        Value::Table(_) if unused::is_table(&key) => {}
+        value => {
+            if let Some(why) = unused::why(&key, value) {
+                ignored.push((report::dotted(&key), why));
+            }
+        }
+    }
+}
+
+/// Values of keys that do have an effect, but not these.
+fn without_effect(config: &Config) -> Vec<NoEffect> {
+    let mut found = Vec::new();
+    for (name, handler) in &config.crio.runtime.runtimes {
+        let at = report::dotted(&["crio", "runtime", "runtimes", name].map(str::to_owned));
+        if !handler.is_oci() {
+            let kind = &handler.runtime_type;
+            found.push((
+                format!("{at}.runtime_type = \"{kind}\""),
+                "shims of virtual machines are not driven, so there is no such handler",
+            ));
+        }
+        let unknown = |name: &&String| !ANNOTATIONS.iter().any(|known| name.starts_with(known));
+        for annotation in handler.allowed_annotations.iter().filter(unknown) {
+            found.push((
+                format!("{at}.allowed_annotations: {annotation}"),
+                "ocid does not know the annotation",
+            ));
+        }
+    }
+    for collector in config.crio.metrics.unknown_collectors() {
+        found.push((
+            format!("crio.metrics.metrics_collectors: {collector}"),
+            "there is no such figure here",
+        ));
+    }
+    found
 }
 
 fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -402,96 +240,6 @@ fn lay_over(base: &mut Table, over: Table) {
                 base.insert(key, value);
             }
         }
-    }
-}
-
-impl Config {
-    /// What the types cannot say.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let absolute = [
-            ("crio.root", &self.crio.root),
-            ("crio.runroot", &self.crio.runroot),
-            ("crio.api.listen", &self.crio.api.listen),
-            ("crio.network.network_dir", &self.crio.network.network_dir),
-        ];
-        for (key, path) in absolute {
-            if !path.is_absolute() {
-                let problem = format!("`{}` is not an absolute path", path.display());
-                return Err(ConfigError::Value { key, problem });
-            }
-        }
-        self.crio.api.stream_socket()?;
-        self.crio.api.idle_timeout()?;
-        let runtime = &self.crio.runtime;
-        if !runtime.runtimes.is_empty() && !runtime.runtimes.contains_key(&runtime.default_runtime)
-        {
-            let problem = format!(
-                "no table `crio.runtime.runtimes.{}`",
-                runtime.default_runtime
-            );
-            return Err(ConfigError::Value {
-                key: "crio.runtime.default_runtime",
-                problem,
-            });
-        }
-        if self.level().is_none() {
-            let problem = format!(
-                "`{}` is none of error, warn, info, debug, trace",
-                runtime.log_level
-            );
-            return Err(ConfigError::Value {
-                key: "crio.runtime.log_level",
-                problem,
-            });
-        }
-        let stats = &self.crio.stats;
-        if stats.collection_period != 0 && stats.stats_collection_period != 0 {
-            return Err(ConfigError::Value {
-                key: "crio.stats.stats_collection_period",
-                problem: "it is set beside `collection_period`, which includes it".to_owned(),
-            });
-        }
-        let host = &self.crio.metrics.metrics_host;
-        if host.parse::<IpAddr>().is_err() {
-            return Err(ConfigError::Value {
-                key: "crio.metrics.metrics_host",
-                problem: format!("`{host}` is no IP address"),
-            });
-        }
-        let pairs = [
-            ("crio.runtime.default_sysctls", &runtime.default_sysctls),
-            ("crio.runtime.default_env", &runtime.default_env),
-        ];
-        for (key, list) in pairs {
-            if let Some(bad) = list.iter().find(|entry| !entry.contains('=')) {
-                return Err(ConfigError::Value {
-                    key,
-                    problem: format!("`{bad}` is not `name=value`"),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The level of the daemon's own log; CRI-O's `fatal` and `panic` read as `error`.
-    pub fn level(&self) -> Option<tracing::Level> {
-        match self.crio.runtime.log_level.to_ascii_lowercase().as_str() {
-            "fatal" | "panic" => Some(tracing::Level::ERROR),
-            "warning" => Some(tracing::Level::WARN),
-            other => other.parse().ok(),
-        }
-    }
-
-    /// The driver in effect: systemd's where systemd runs the machine, unless told otherwise.
-    pub fn cgroup_manager(&self) -> CgroupManager {
-        self.crio.runtime.cgroup_manager.unwrap_or_else(|| {
-            // sd_booted(3)
-            if Path::new("/run/systemd/system").is_dir() {
-                CgroupManager::Systemd
-            } else {
-                CgroupManager::Cgroupfs
-            }
-        })
     }
 }
 
@@ -534,10 +282,11 @@ mod tests {
             config.crio.runtime.runtimes["runc"].runtime_path,
             Path::new("/usr/bin/runc")
         );
-        assert_eq!(
-            loaded.ignored,
-            [format!("{}: crio.runtime.conmon", file.display())]
-        );
+        let [ignored] = &loaded.ignored[..] else {
+            panic!("{:?}", loaded.ignored);
+        };
+        assert_eq!(ignored.file, file.display().to_string());
+        assert_eq!(ignored.key, "crio.runtime.conmon");
     }
 
     #[test]
@@ -576,9 +325,34 @@ mod tests {
                 "ocid.conf",
             ),
             (
-                "[crio.stats]\ncollection_period = 10\nstats_collection_period = 10",
-                "crio.stats.stats_collection_period",
+                "[crio.runtime]\nlog_filter = \"(\"",
+                "crio.runtime.log_filter",
             ),
+            (
+                "[crio.runtime]\ntimezone = \"../passwd\"",
+                "crio.runtime.timezone",
+            ),
+            (
+                "[crio.runtime]\ninfra_ctr_cpuset = \"one\"",
+                "crio.runtime.infra_ctr_cpuset",
+            ),
+            (
+                "[crio.runtime.runtimes.runc]\ncontainer_min_memory = \"much\"",
+                "container_min_memory",
+            ),
+            (
+                "[crio.metrics]\nmetrics_cert = \"/c.pem\"",
+                "crio.metrics.metrics_key",
+            ),
+            (
+                "[crio.api]\nstream_min_tls_version = \"VersionTLS10\"",
+                "crio.api.stream_min_tls_version",
+            ),
+            (
+                "[crio.image]\nsignature_policy_dir = \"policies\"",
+                "crio.image.signature_policy_dir",
+            ),
+            ("[crio.image]\nimage_volumes = \"copy\"", "ocid.conf"),
             ("[crio", "ocid.conf"),
         ] {
             fs::write(&file, text).unwrap();

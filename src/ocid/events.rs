@@ -154,7 +154,11 @@ mod tests {
 
     fn event(number: usize) -> Arc<Event> {
         let config = SandboxConfig::default();
-        let record = SandboxRecord::new(number.to_string(), config, String::new(), 0);
+        let place = crate::ocid::runtime::Place {
+            path: "/bin/runc".into(),
+            root: "/run/runc".into(),
+        };
+        let record = SandboxRecord::new(number.to_string(), config, String::new(), place, 0);
         Arc::new(Event {
             kind: Kind::Created,
             id: record.id.clone(),

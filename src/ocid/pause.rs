@@ -4,6 +4,7 @@
 //! needs nothing and can do nothing: an empty read-only root, an unprivileged user, no capability, no open file.
 //! It ends on SIGTERM or SIGINT.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
@@ -14,7 +15,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub struct PauseRequest {
     /// `cgroup.procs` files of the cgroups to join, one per hierarchy; empty stays in the daemon's.
     #[serde(default)]
     pub cgroup_procs: Vec<PathBuf>,
+    /// The processors that it may run on; empty is any.
+    #[serde(default)]
+    pub cpus: BTreeSet<usize>,
     /// It ends unless it is told that somebody knows of it: a daemon that dies in between leaves none.
     #[serde(default)]
     pub confirmed: bool,
@@ -216,6 +220,14 @@ fn run() -> io::Result<()> {
 fn fork(request: &PauseRequest) -> io::Result<ProcessId> {
     // Process 1 loses a signal that arrives before it is handled or blocked, so they are blocked already.
     SigSet::all().thread_block()?;
+    if !request.cpus.is_empty() {
+        let mut cpus = CpuSet::new();
+        for cpu in &request.cpus {
+            cpus.set(*cpu)?;
+        }
+        let failed = |e: nix::Error| io::Error::other(format!("keep to the processors: {e}"));
+        sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).map_err(failed)?;
+    }
     nix::unistd::setsid()?;
     let joins = [
         (&request.user, CloneFlags::CLONE_NEWUSER),

@@ -1,9 +1,7 @@
 //! The daemon's life: settings, lock, what is left of before, socket, service, drain.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +9,6 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +19,14 @@ use super::daemon::Daemon;
 use super::dump;
 use super::error::Error;
 use super::failpoint;
+use super::listen::bind;
 use super::metrics;
+use super::reload::Reload;
 use super::rpc::Service;
 use super::state::restore;
 use super::stats;
 use super::streaming::server::{self as streaming, StreamingError};
+use super::streaming::tls::TlsError;
 use super::watchdog;
 use crate::cri::v1::image_service_server::ImageServiceServer;
 use crate::cri::v1::runtime_service_server::RuntimeServiceServer;
@@ -67,10 +67,14 @@ pub enum ServerError {
     Locked(PathBuf),
     #[error("another process listens on `{}`", .0.display())]
     Listening(PathBuf),
+    #[error("`{}` is no socket, so it is not replaced by one", .0.display())]
+    NoSocket(PathBuf),
     #[error(transparent)]
     Failpoint(#[from] failpoint::BadOrder),
     #[error("prepare the daemon")]
     Prepare(#[source] Arc<Error>),
+    #[error("prepare TLS for metrics")]
+    Certificate(#[source] TlsError),
     #[error("start the async runtime")]
     Runtime(#[source] io::Error),
     #[error(transparent)]
@@ -97,6 +101,10 @@ impl ServerError {
                 root.join("lock").display()
             )),
             Self::Listening(path) => Some(format!("see who with `fuser -v {}`", path.display())),
+            Self::NoSocket(path) => Some(format!(
+                "look at it with `ls -ld {0}`; move it away, or name another socket in the configuration",
+                path.display()
+            )),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as root".to_owned())
             }
@@ -104,7 +112,7 @@ impl ServerError {
         }
     }
 
-    fn io(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { act, path, source }
     }
@@ -142,11 +150,11 @@ pub fn settings(options: &Options) -> Result<config::Loaded, ConfigError> {
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads the settings again, which `options` lead
-/// to, and `set_level` changes the level of the log; SIGUSR1 writes what the daemon is doing to the log.
+/// to, and `set_log` changes what is logged; SIGUSR1 writes what the daemon is doing to the log.
 pub fn run(
     options: Options,
     config: Config,
-    set_level: impl Fn(tracing::Level) + Send + Sync,
+    set_log: impl Fn(&config::Runtime) + Send + Sync,
 ) -> Result<(), ServerError> {
     umask(Mode::from_bits_truncate(0o022));
     let open_files = raise_open_files();
@@ -156,68 +164,14 @@ pub fn run(
         .enable_all()
         .build()
         .map_err(ServerError::Runtime)?;
-    let mut reload = Reload {
-        options,
-        config: config.clone(),
-        set_level,
-    };
-    runtime.block_on(serve(config, open_files, || reload.again()))
+    let reload = Reload { options, set_log };
+    runtime.block_on(serve(config, open_files, |daemon| reload.again(daemon)))
 }
-
-/// What can be changed in a daemon that runs.
-struct Reload<F> {
-    options: Options,
-    config: Config,
-    set_level: F,
-}
-
-impl<F: Fn(tracing::Level)> Reload<F> {
-    /// Reads the settings anew. Those that cannot be used change nothing.
-    fn again(&mut self) {
-        let loaded = match settings(&self.options) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "the configuration is not reloaded");
-                return;
-            }
-        };
-        for key in &loaded.ignored {
-            tracing::warn!("`{key}` has no effect here");
-        }
-        let changed = match self.config.changed(&loaded.config) {
-            Ok(changed) => changed,
-            Err(error) => {
-                tracing::error!(%error, "the configuration is not reloaded");
-                return;
-            }
-        };
-        for key in &changed {
-            if key != LOG_LEVEL {
-                tracing::warn!("`{key}` has changed; it takes effect when the daemon is restarted");
-            }
-        }
-        let level = loaded.config.crio.runtime.log_level.clone();
-        if let Some(parsed) = loaded.config.level()
-            && changed.contains(LOG_LEVEL)
-        {
-            (self.set_level)(parsed);
-            tracing::info!(%level, "the level of the log is changed");
-        }
-        // The rest stays as it was started, and is told again at the next reload.
-        self.config.crio.runtime.log_level = level;
-        tracing::info!("the configuration is reloaded");
-    }
-}
-
-/// The one key that takes effect without a restart. (registries.conf and its kin, CNI's files and
-/// credentials are read at each use.)
-const LOG_LEVEL: &str = "crio.runtime.log_level";
 
 async fn serve(
     config: Config,
     open_files: Option<(u64, u64)>,
-    mut reload: impl FnMut(),
+    reload: impl Fn(&Arc<Daemon>),
 ) -> Result<(), ServerError> {
     if failpoint::arm_from_environment()? {
         let mut go_on = signal(SignalKind::user_defined1()).map_err(ServerError::Runtime)?;
@@ -247,6 +201,13 @@ async fn serve(
         .await
         .map_err(|(path, source)| ServerError::io("serve metrics on", &path)(source))?;
     let daemon = Daemon::open(config, open_files).map_err(ServerError::Prepare)?;
+    if scraped.is_some() {
+        let settings = &daemon.config.crio.metrics;
+        daemon
+            .metrics
+            .read_certificate(settings)
+            .map_err(ServerError::Certificate)?;
+    }
     restore::prepare(&daemon)
         .await
         .map_err(ServerError::Prepare)?;
@@ -265,7 +226,7 @@ async fn serve(
             tokio::select! {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
-                _ = hangup.recv() => reload(),
+                _ = hangup.recv() => reload(&daemon),
                 _ = dumps.recv() => dump::write(&daemon),
             }
         }
@@ -274,11 +235,21 @@ async fn serve(
         metrics::serve(&daemon, listeners);
     }
     let service = Service(Arc::clone(&daemon));
+    let api = &daemon.config.crio.api;
+    let size = |bytes: i64| usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+    let request = size(api.grpc_max_recv_msg_size).unwrap_or(REQUEST_CAP);
+    let answer = size(api.grpc_max_send_msg_size).unwrap_or(usize::MAX);
     let server = Server::builder()
         .add_service(
-            RuntimeServiceServer::new(service.clone()).max_decoding_message_size(REQUEST_CAP),
+            RuntimeServiceServer::new(service.clone())
+                .max_decoding_message_size(request)
+                .max_encoding_message_size(answer),
         )
-        .add_service(ImageServiceServer::new(service).max_decoding_message_size(REQUEST_CAP));
+        .add_service(
+            ImageServiceServer::new(service)
+                .max_decoding_message_size(request)
+                .max_encoding_message_size(answer),
+        );
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     notify(&[sd_notify::NotifyState::Ready]);
     watchdog::start(&daemon);
@@ -364,29 +335,6 @@ fn lock(root: &Path) -> Result<Flock<File>, ServerError> {
             source: errno.into(),
         },
     })
-}
-
-/// Listens on a socket that its owner and group may use. A dead one in its place is removed, a living
-/// one refused.
-fn bind(path: &Path) -> Result<UnixListener, ServerError> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(ServerError::io("make the folder", folder))?;
-    }
-    match StdUnixStream::connect(path) {
-        Ok(_) => return Err(ServerError::Listening(path.to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(ServerError::io("remove the dead socket", path))?;
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(ServerError::io("look at the socket", path)(e)),
-    }
-    let old = umask(Mode::from_bits_truncate(0o117));
-    let listener = UnixListener::bind(path);
-    umask(old);
-    let listener = listener.map_err(ServerError::io("listen on", path))?;
-    fs::set_permissions(path, Permissions::from_mode(0o660))
-        .map_err(ServerError::io("set the mode of", path))?;
-    Ok(listener)
 }
 
 /// The soft limit of open files, up to the hard one: every container costs some. Answers with the limit

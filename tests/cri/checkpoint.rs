@@ -9,17 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use crio_setup::cri::v1::ContainerState;
 use crio_setup::ocic::client::ClientError;
-use crio_setup::ocid::failpoint::Point;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tonic::Code;
 
-use crate::failpoints::{Act, Stage, act};
 use crate::support::Machine;
 use crate::world::{World, code, eventually};
 
 /// Says that its own program runs, writes and deletes files, and answers on a FIFO.
-const PROGRAM: &str = "trap 'exit 7' TERM; mkfifo /tmp/f; echo new >/tmp/new; rm /etc/group; echo here; \
+pub const PROGRAM: &str = "trap 'exit 7' TERM; mkfifo /tmp/f; echo new >/tmp/new; rm /etc/group; echo here; \
     while :; do read x </tmp/f; echo got $x; done";
 const NOBODY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -65,7 +63,7 @@ fn says(machine: &Machine, text: &str) -> Result<()> {
 }
 
 /// A pod, and a container that runs [`PROGRAM`] in it.
-async fn subject(world: &World) -> Result<(String, String)> {
+pub async fn subject(world: &World) -> Result<(String, String)> {
     let sandbox = world.pod_config("subject");
     let pod = world.run_pod(&sandbox).await?;
     let config = world.container_config("subject", &["sh", "-c", PROGRAM]);
@@ -74,7 +72,7 @@ async fn subject(world: &World) -> Result<(String, String)> {
     Ok((pod, id))
 }
 
-async fn said(world: &World, id: &str, word: &str) -> Result<()> {
+pub async fn said(world: &World, id: &str, word: &str) -> Result<()> {
     let log = world.machine.path(&world.status(id).await?.log_path);
     eventually(&format!("it says `{word}`"), async || {
         Ok(std::fs::read_to_string(&log)?.contains(word))
@@ -125,7 +123,7 @@ pub fn unpack(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-async fn take(world: &World, id: &str, location: &str) -> Result<(), ClientError> {
+pub async fn take(world: &World, id: &str, location: &str) -> Result<(), ClientError> {
     let usual = Duration::ZERO;
     world.client.checkpoint_container(id, location, usual).await
 }
@@ -478,81 +476,4 @@ async fn a_container_that_ends_meanwhile_is_told() -> Result<()> {
     ensure!(status.exit_code == 137, "{status:?}");
     nothing_left(&world, "/checkpoints", 0).await?;
     world.assert_clean(&["/checkpoints"]).await
-}
-
-#[tokio::test]
-async fn a_daemon_killed_during_a_checkpoint() -> Result<()> {
-    let world = played().await?;
-    world.machine.run(&["mkdir", "/checkpoints"])?;
-    let mut stage = Stage::on(world).await?;
-    for &point in Point::ALL
-        .iter()
-        .filter(|point| act(**point) == Act::Checkpoint)
-    {
-        let killed = kill_at(&mut stage, point).await;
-        killed.with_context(|| format!("killed at `{}`", point.name()))?;
-    }
-    stage.end().await
-}
-
-async fn kill_at(stage: &mut Stage, point: Point) -> Result<()> {
-    let location = "/checkpoints/c.tar";
-    let sandbox = stage.world.pod_config("subject");
-    let pod = stage.world.run_pod(&sandbox).await?;
-    let config = stage
-        .world
-        .container_config("subject", &["sh", "-c", PROGRAM]);
-    let id = stage.world.up(&pod, &sandbox, config).await?;
-    said(&stage.world, &id, "here").await?;
-    stage.arm(point, "abort").await?;
-    let answer = take(&stage.world, &id, location).await;
-    ensure!(answer.is_err(), "answered");
-    stage.next().await?;
-    let world = &stage.world;
-    // Neither frozen nor half of a file anywhere; the archive is there once it has its name.
-    is_well(world, &id).await?;
-    let there = usize::from(point == Point::CheckpointPlaced);
-    nothing_left(world, "/checkpoints", there).await?;
-    take(world, &id, location).await?;
-    is_well(world, &id).await?;
-    nothing_left(world, "/checkpoints", 1).await?;
-    std::fs::remove_file(world.machine.path(location))?;
-    world.client.remove_pod_sandbox(&pod).await?;
-    stage.clean().await
-}
-
-#[tokio::test]
-async fn a_checkpoint_that_fails_at_any_stage_is_undone() -> Result<()> {
-    let location = "/checkpoints/c.tar";
-    let world = played().await?;
-    world.machine.run(&["mkdir", "/checkpoints"])?;
-    let (_, id) = subject(&world).await?;
-    let mut stage = Stage::on(world).await?;
-    for &point in Point::ALL
-        .iter()
-        .filter(|point| act(**point) == Act::Checkpoint)
-    {
-        stage.arm(point, "error").await?;
-        let world = &stage.world;
-        let (got, message) = code(take(world, &id, location).await)?;
-        ensure!(
-            got == Code::Internal && message.contains("it is armed"),
-            "{got:?} {message}"
-        );
-        let check = async {
-            is_well(world, &id).await?;
-            let placed = point == Point::CheckpointPlaced;
-            nothing_left(world, "/checkpoints", usize::from(placed)).await
-        };
-        check
-            .await
-            .with_context(|| format!("failed at `{}`", point.name()))?;
-    }
-    std::fs::remove_file(stage.world.machine.path(location))?;
-    stage
-        .world
-        .client
-        .stop_container(&id, Duration::from_secs(30))
-        .await?;
-    stage.end().await
 }

@@ -9,6 +9,7 @@ use crio_setup::cri::v1;
 use tonic::Code;
 
 use crate::checkpoint::{is_well, nothing_left, unpack};
+use crate::pods::{namespaces, userns};
 use crate::support::{Machine, skip};
 use crate::world::{World, code, eventually};
 
@@ -222,6 +223,8 @@ async fn containers_of_every_kind_are_dumped() -> Result<()> {
             ..Default::default()
         });
     }
+    let mut users = world.pod_config("users");
+    namespaces(&mut users).userns_options = Some(userns());
     let mut told = Vec::new();
     for (kind, sandbox) in [
         ("plain", &own),
@@ -229,6 +232,7 @@ async fn containers_of_every_kind_are_dumped() -> Result<()> {
         ("stdin", &own),
         ("read-only", &own),
         ("shared-pid", &shared),
+        ("users", &users),
         ("host-network", &host),
         ("privileged", &host),
     ] {

@@ -79,14 +79,14 @@ async fn it_is_watched_and_changed_while_it_runs() -> Result<()> {
     ensure!(reply.status == 200, "status {}", reply.status);
     let text = String::from_utf8(reply.body)?;
     for line in [
-        "crio_operations_total{operation=\"RunPodSandbox\"} 2",
-        "crio_operations_total{operation=\"StartContainer\"} 3",
-        "crio_operations_errors_total{operation=\"StartContainer\"} 1",
-        "crio_operations_latency_seconds_total_count{operation=\"RunPodSandbox\"} 2",
-        "# TYPE crio_operations_latency_seconds_total summary",
+        "container_runtime_crio_operations_total{operation=\"RunPodSandbox\"} 2",
+        "container_runtime_crio_operations_total{operation=\"StartContainer\"} 3",
+        "container_runtime_crio_operations_errors_total{operation=\"StartContainer\"} 1",
+        "container_runtime_crio_operations_latency_seconds_total_count{operation=\"RunPodSandbox\"} 2",
+        "# TYPE container_runtime_crio_operations_latency_seconds_total summary",
         "ocid_pods{state=\"ready\"} 1",
         "ocid_containers{state=\"running\"} 1",
-        "crio_containers_oom_total 0",
+        "container_runtime_crio_containers_oom_total 0",
     ] {
         ensure!(text.lines().any(|l| l == line), "no `{line}` in\n{text}");
     }
@@ -114,11 +114,11 @@ async fn it_is_watched_and_changed_while_it_runs() -> Result<()> {
         .daemon()
         .line_with("the configuration is not reloaded")?;
     reload(&format!(
-        "[crio.runtime]\npids_limit = 5\nlog_level = \"error\"\n{METRICS}"
+        "[crio.runtime]\nlog_level = \"error\"\n[crio.network]\nnetwork_dir = \"/srv\"\n{METRICS}"
     ))?;
     world
         .daemon()
-        .line_with("`crio.runtime.pids_limit` has changed")?;
+        .line_with("`crio.network.network_dir` has changed; it takes effect when")?;
     let lines = world.daemon().output().lines().count();
     let pod = world.run_pod(&world.pod_config("silent")).await?;
     world.client.remove_pod_sandbox(&pod).await?;

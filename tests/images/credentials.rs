@@ -169,6 +169,49 @@ async fn a_token_that_runs_out_in_the_middle_is_renewed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_s_credentials_are_for_its_pods_alone() {
+    let (liar, packed) = guarded(BASIC, "Basic realm=\"x\"").await;
+    let mut home = Home::default();
+    let folder = home.etc("auth.d");
+    fs::create_dir(&folder).unwrap();
+    home.options.namespaced_auth = Some(folder.clone());
+    let store = home.open();
+    let file = format!(r#"{{"auths":{{"{}":{{"auth":"dTpw"}}}}}}"#, liar.host);
+    // As for one pull: named after the image without its tag.
+    let name = format!("{}/x", liar.host);
+    let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(name.as_bytes()));
+    let once = folder.join(format!("ns-{hash}.json"));
+    let always = folder.join("ns.json");
+    let pull = async |namespace: Option<&str>| {
+        let namespace = namespace.map(str::to_owned);
+        store.pull_for(&liar.image("1"), None, namespace).await
+    };
+    for path in [&once, &always] {
+        fs::write(path, &file).unwrap();
+        for other in [None, Some("other")] {
+            let e = pull(other).await.unwrap_err();
+            assert!(
+                matches!(e, ImageError::Unauthenticated { .. }),
+                "{}",
+                told(&e)
+            );
+        }
+        let image = pull(Some("ns")).await.unwrap();
+        assert_eq!(image.id, packed.id());
+        store.remove(&image.id).unwrap();
+        assert_eq!(path.exists(), path == &always);
+    }
+    // They go before what is stored for everybody, and behind what the request brings.
+    let others = file.replace("dTpw", "YToxCg==");
+    fs::write(home.etc("auth.json"), others).unwrap();
+    let image = pull(Some("ns")).await.unwrap();
+    store.remove(&image.id).unwrap();
+    fs::write(&always, "{").unwrap();
+    let e = pull(Some("ns")).await.unwrap_err();
+    assert!(told(&e).contains("ns.json"), "{}", told(&e));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_file_s_entry_for_the_repository_is_the_one_sent() {
     let home = Home::default();
     let liar = Liar::start().await;

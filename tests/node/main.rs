@@ -2,6 +2,7 @@
 //! pod and back. Needs root, and the distribution's `docker-registry`, `redis-server`, `runc`,
 //! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
 
+mod ansible;
 mod install;
 mod machines;
 mod preflight;

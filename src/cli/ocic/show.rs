@@ -1,5 +1,7 @@
 //! Answers as tables.
 
+mod usage;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -8,10 +10,13 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cli::output::{self, Table};
 use crate::cri::v1::{
-    Container, ContainerState, ContainerStatusResponse, Image, ImageSpec, NamespaceMode,
-    PodSandbox, PodSandboxState, PodSandboxStatusResponse, StatusResponse, VersionResponse,
+    CgroupDriver, Container, ContainerState, ContainerStatusResponse, Image, ImageSpec,
+    ImageStatusResponse, NamespaceMode, PodSandbox, PodSandboxState, PodSandboxStatusResponse,
+    RuntimeConfigResponse, StatusResponse, VersionResponse,
 };
 use crate::host::clock::now_ns;
+
+pub use usage::{descriptors, event, filesystems, metrics, pod_stats, stats};
 
 /// So much of an id is shown in a list; it is enough to name the object again.
 const SHORT: usize = 13;
@@ -60,23 +65,43 @@ pub fn containers(containers: &[Container]) -> Table {
     table
 }
 
-pub fn images(images: &[Image]) -> Table {
-    let mut table = Table::new(&["IMAGE", "ID", "SIZE"]);
+/// A line for each of an image's names.
+pub fn images(images: &[Image], digests: bool) -> Table {
+    let heads = ["IMAGE", "DIGEST", "ID", "SIZE"];
+    let mut table = Table::new(&heads).without(if digests { None } else { Some(1) });
     for image in images {
         let id = short(image.id.strip_prefix("sha256:").unwrap_or(&image.id));
-        let names = if image.repo_tags.is_empty() {
-            &image.repo_digests
-        } else {
-            &image.repo_tags
+        // With its digest a name is shown without; the digests of other repositories have no tag here.
+        let names = match image.repo_tags.as_slice() {
+            [] => &image.repo_digests,
+            tags => tags,
         };
+        let none = ["<none>".to_owned()];
+        let names: &[String] = if names.is_empty() { &none } else { names };
         for name in names {
-            table.row([name.clone(), id.clone(), output::size(image.size)]);
-        }
-        if names.is_empty() {
-            table.row(["<none>".to_owned(), id, output::size(image.size)]);
+            let repository = repository(name);
+            let digest = image.repo_digests.iter().find_map(|digest| {
+                let (of, digest) = digest.split_once('@')?;
+                (of == repository).then(|| digest.to_owned())
+            });
+            table.row([
+                name.clone(),
+                digest.unwrap_or_else(|| "<none>".to_owned()),
+                id.clone(),
+                output::size(image.size),
+            ]);
         }
     }
     table
+}
+
+/// A reference without tag and digest; a port is no tag.
+fn repository(reference: &str) -> &str {
+    let bare = reference.split('@').next().unwrap_or(reference);
+    match bare.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => bare,
+    }
 }
 
 pub fn pod(answer: &PodSandboxStatusResponse) -> Table {
@@ -144,8 +169,9 @@ pub fn container(answer: &ContainerStatusResponse) -> Table {
     table.0
 }
 
-pub fn image(image: &Image, info: &HashMap<String, String>) -> Table {
+pub fn image(answer: &ImageStatusResponse) -> Table {
     let mut table = Details::new();
+    let image = answer.image.clone().unwrap_or_default();
     table.add("Id", image.id.clone());
     for tag in &image.repo_tags {
         table.add("Tag", tag.clone());
@@ -157,7 +183,7 @@ pub fn image(image: &Image, info: &HashMap<String, String>) -> Table {
     let uid = image.uid.map_or(String::new(), |uid| uid.value.to_string());
     table.add("Uid", uid);
     table.add("User", image.username.clone());
-    table.map("Info", info);
+    table.map("Info", &answer.info);
     table.0
 }
 
@@ -191,6 +217,15 @@ pub fn info(answer: &StatusResponse) -> Table {
         table.add("Handler", name.to_owned());
     }
     table.map("Info", &answer.info);
+    table.0
+}
+
+pub fn runtime_config(answer: &RuntimeConfigResponse) -> Table {
+    let mut table = Details::new();
+    if let Some(linux) = &answer.linux {
+        let driver = CgroupDriver::try_from(linux.cgroup_driver).map(|d| d.as_str_name());
+        table.add("Cgroup driver", lower(driver, ""));
+    }
     table.0
 }
 
@@ -229,7 +264,7 @@ fn asked_for(image: Option<&ImageSpec>) -> String {
     }
 }
 
-fn short(id: &str) -> String {
+pub fn short(id: &str) -> String {
     id.chars().take(SHORT).collect()
 }
 
@@ -249,14 +284,14 @@ fn age(now: i64, then: i64) -> String {
     output::age(Duration::from_nanos(u64::try_from(since).unwrap_or(0)))
 }
 
-fn pod_state(state: i32) -> String {
+pub fn pod_state(state: i32) -> String {
     lower(
         PodSandboxState::try_from(state).map(|s| s.as_str_name()),
         "SANDBOX_",
     )
 }
 
-fn container_state(state: i32) -> String {
+pub fn container_state(state: i32) -> String {
     lower(
         ContainerState::try_from(state).map(|s| s.as_str_name()),
         "CONTAINER_",
@@ -297,13 +332,25 @@ mod tests {
             image(&[], &["b@sha256:0"]),
             image(&[], &[]),
         ];
-        let lines: Vec<String> = images(&all)
-            .to_string()
-            .lines()
-            .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let lines = |digests| -> Vec<String> {
+            images(&all, digests)
+                .to_string()
+                .lines()
+                .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect()
+        };
         assert_eq!(
-            lines,
+            lines(true)[1..4],
+            [
+                "a:1 sha256:0 0123456789abc 1.5 MB",
+                "a:2 sha256:0 0123456789abc 1.5 MB",
+                "b@sha256:0 sha256:0 0123456789abc 1.5 MB",
+            ]
+        );
+        assert_eq!(repository("r:5000/a"), "r:5000/a");
+        assert_eq!(repository("r:5000/a:1@sha256:0"), "r:5000/a");
+        assert_eq!(
+            lines(false),
             [
                 "IMAGE ID SIZE",
                 "a:1 0123456789abc 1.5 MB",

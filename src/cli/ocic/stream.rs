@@ -16,18 +16,33 @@ use tokio::task::JoinSet;
 use crate::cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
 use crate::host::tty;
 use crate::ocic::stream::{self, Ended, FORWARD, REMOTE, Remote, StreamError};
-use crate::spdy::{StreamReader, StreamWriter};
+use crate::ocic::tls::Trust;
+use crate::spdy::{Connection, StreamReader, StreamWriter};
 
-use super::args::{AttachArgs, ExecArgs, ForwardArgs, Mapping};
+use super::args::stream::{AttachArgs, ExecArgs, ForwardArgs, StreamArgs, TlsArgs};
+use super::args::values::Mapping;
 use super::resolve::{Kind, resolve};
-use super::{Failure, Session};
+use super::{Failure, Session, ctr};
 
 /// Bytes of input that are read at once.
 const PIECE: usize = 32 << 10;
 /// How long the server may take to see that we are done.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+impl TlsArgs {
+    fn trust(&self) -> Trust {
+        Trust {
+            ca: self.tls_ca.clone(),
+            server_name: self.tls_server_name.clone(),
+            identity: self.tls_cert.clone().zip(self.tls_key.clone()),
+        }
+    }
+}
+
 pub async fn exec(session: &Session<'_>, args: &ExecArgs) -> Result<ExitCode, Failure> {
+    if args.sync {
+        return ctr::execsync(session, &args.id, &args.command, args.timeout).await;
+    }
     let client = session.client().await?;
     let id = resolve(&client, Kind::Container, &args.id).await?;
     let request = ExecRequest {
@@ -39,7 +54,8 @@ pub async fn exec(session: &Session<'_>, args: &ExecArgs) -> Result<ExitCode, Fa
         stderr: !args.streams.tty,
     };
     let url = client.exec(request).await?;
-    attend(session, &url, args.streams.interactive, args.streams.tty).await
+    let connection = stream::connect(&url, REMOTE, &args.tls.trust()).await?;
+    attend(session, connection, &args.streams).await
 }
 
 pub async fn attach(session: &Session<'_>, args: &AttachArgs) -> Result<ExitCode, Failure> {
@@ -53,17 +69,16 @@ pub async fn attach(session: &Session<'_>, args: &AttachArgs) -> Result<ExitCode
         stderr: !args.streams.tty,
     };
     let url = client.attach(request).await?;
-    attend(session, &url, args.streams.interactive, args.streams.tty).await
+    let connection = stream::connect(&url, REMOTE, &args.tls.trust()).await?;
+    attend(session, connection, &args.streams).await
 }
 
 /// Our own streams are the command's until its end.
 async fn attend(
     session: &Session<'_>,
-    url: &str,
-    interactive: bool,
-    tty: bool,
+    connection: Connection,
+    &StreamArgs { interactive, tty }: &StreamArgs,
 ) -> Result<ExitCode, Failure> {
-    let connection = stream::connect(url, REMOTE).await?;
     let streams = [interactive, true, !tty, tty];
     let mut remote = Remote::open(connection.clone(), streams).await?;
     let raw = match tty && interactive && io::stdin().is_terminal() {
@@ -169,7 +184,7 @@ pub async fn forward(session: &Session<'_>, args: &ForwardArgs) -> Result<ExitCo
         port,
     };
     let url = client.port_forward(request).await?;
-    let connection = stream::connect(&url, FORWARD).await?;
+    let connection = stream::connect(&url, FORWARD, &args.tls.trust()).await?;
     let mut listeners = Vec::new();
     for mapping in &args.ports {
         for listener in listen(*mapping).await? {

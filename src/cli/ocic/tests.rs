@@ -1,5 +1,7 @@
 //! Whole command lines against a CRI server of the tests.
 
+mod verbs;
+
 use std::fs;
 use std::path::Path;
 
@@ -28,8 +30,8 @@ async fn ocic(socket: &Path, args: &[&str]) -> Ended {
     let socket = socket.display().to_string();
     let argv = ["ocic", "--socket", &socket, "--limit", "20s"];
     let cli = Ocic::try_parse_from(argv.iter().chain(args)).unwrap();
-    let (output, stdout, stderr) = captured::output(cli.output);
-    let ended = perform(&cli, &output).await;
+    let (output, stdout, stderr) = captured::output(cli.format());
+    let ended = perform(&cli, None, &output).await;
     Ended {
         code: finish(&output, ended),
         stdout,
@@ -368,7 +370,7 @@ async fn a_pull_that_fails_names_the_image_and_why() {
 async fn completions_and_the_manual_need_no_daemon() {
     let nowhere = Path::new("/nonexistent/ocid.sock");
     let ended = ocic(nowhere, &["completions", "bash"]).await;
-    assert!(ended.is(0) && ended.stdout.text().contains("runtimeversion"));
+    assert!(ended.is(0) && ended.stdout.text().contains("complete -F _ocic ocic"));
     let ended = ocic(nowhere, &["man"]).await;
     assert!(ended.is(0) && ended.stdout.text().contains(".TH ocic 1"));
 }

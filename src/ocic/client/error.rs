@@ -1,5 +1,7 @@
 //! Why a call gave no answer, and what to do about it.
 
+use std::error::Error;
+use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +40,17 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// A status that the daemon sent has no source; one that tonic made has the broken connection.
+    pub(super) fn of(rpc: &'static str, status: Status) -> Self {
+        match status.source() {
+            Some(source) => Self::Broken {
+                rpc,
+                detail: chain(source),
+            },
+            None => Self::Refused { rpc, status },
+        }
+    }
+
     /// The gRPC code, where the daemon gave one.
     pub fn code(&self) -> Option<Code> {
         match self {
@@ -70,4 +83,16 @@ impl ClientError {
             Self::Refused { .. } | Self::Incomplete { .. } => None,
         }
     }
+}
+
+/// One line of an error and its sources.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        // Writing to a String does not fail.
+        let _ = write!(text, ": {source}");
+        next = source.source();
+    }
+    text
 }

@@ -18,6 +18,12 @@ pub fn leaves(prefix: &str, table: &Table, visit: &mut impl FnMut(&str, &Value))
     }
 }
 
+/// Parts of a key as one.
+pub fn dotted(parts: &[String]) -> String {
+    let spelt: Vec<String> = parts.iter().map(|part| spelt(part)).collect();
+    spelt.join(".")
+}
+
 fn join(prefix: &str, key: &str) -> String {
     let key = spelt(key);
     if prefix.is_empty() {
@@ -139,7 +145,7 @@ mod tests {
         let again = dir.path().join("again.conf");
         fs::write(&again, &report).unwrap();
         let mut again = load(&again, true).unwrap();
-        assert_eq!(again.ignored, Vec::<String>::new());
+        assert_eq!(again.ignored, []);
         again.config.crio.runtime.cgroup_manager = loaded.config.crio.runtime.cgroup_manager;
         assert_eq!(again.config, loaded.config);
     }

@@ -68,8 +68,15 @@ pub(super) fn seccomp_of(
     granted: &Granted,
 ) -> Result<Option<LinuxSeccomp>, SpecError> {
     let security = &inputs.config.security;
+    let circumstances = Circumstances {
+        arch: seccomp::native(),
+        kernel: inputs.host.kernel,
+        capabilities: &granted.bounding,
+    };
     if security.privileged {
-        return Ok(None);
+        let profile = inputs.defaults.seccomp_privileged.as_ref();
+        let profile = profile.filter(|_| inputs.host.seccomp);
+        return profile.map(|p| p.resolve(&circumstances)).transpose();
     }
     let default = || -> Result<Option<Arc<SeccompProfile>>, SpecError> {
         if !inputs.host.seccomp {
@@ -102,11 +109,6 @@ pub(super) fn seccomp_of(
             }
             Some(Arc::new(SeccompProfile::load(path)?))
         }
-    };
-    let circumstances = Circumstances {
-        arch: seccomp::native(),
-        kernel: inputs.host.kernel,
-        capabilities: &granted.bounding,
     };
     profile.map(|p| p.resolve(&circumstances)).transpose()
 }

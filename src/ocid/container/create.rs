@@ -12,7 +12,7 @@ use super::facts::HostFacts;
 use super::mapped;
 use super::remove::teardown;
 use super::selinux::{self, Labels};
-use super::spec::{self, BuiltSpec, SandboxView, SpecInputs};
+use super::spec::{self, BuiltSpec, Defaults, SandboxView, SpecInputs};
 use super::volumes;
 use crate::host::clock::now_ns;
 use crate::host::fs::write_replace;
@@ -21,6 +21,7 @@ use crate::ocid::error::{Error, Result};
 use crate::ocid::events::Kind;
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::field::FieldError;
+use crate::ocid::handlers::Handler;
 use crate::ocid::image::Image;
 use crate::ocid::runtime::create::JOURNAL_SOCKET;
 use crate::ocid::runtime::{CreateRequest, JournalTags};
@@ -67,6 +68,7 @@ async fn make(
         return Err(not_ready(&pod));
     }
     let id = new_id()?;
+    tracing::Span::current().record("container", id.as_str());
     if let Err(taken) = daemon.names.take("container", name, &id) {
         return found_again(daemon, &config, taken);
     }
@@ -77,9 +79,10 @@ async fn make(
             id: config.image.image.clone(),
         }));
     };
-    let record = ContainerRecord::new(id.clone(), &pod, config, &image, now_ns());
+    let handler = daemon.handler_of_pod(&pod);
+    let record = ContainerRecord::new(id.clone(), &pod, config, &image, &handler, now_ns());
     let container = Arc::new(Container::new(daemon.container_folder(&id), record));
-    match build(daemon, &pod, &container, &image).await {
+    match build(daemon, &pod, &container, &image, &handler).await {
         Ok(()) => {
             daemon.containers.insert(&id, Arc::clone(&container));
             daemon.tell(Kind::Created, &container.now());
@@ -115,6 +118,7 @@ async fn build(
     pod: &Arc<SandboxRecord>,
     container: &Arc<Container>,
     image: &Arc<Image>,
+    handler: &Arc<Handler>,
 ) -> Result<()> {
     failpoint::pass(Point::CreateReserved).await?;
     let record = container.now();
@@ -127,14 +131,13 @@ async fn build(
         .map_err(Error::io("write the record in", container.folder()))?;
     failpoint::pass(Point::CreateRecorded).await?;
     make_folder(&rootfs, 0o711)?;
-    let handler = daemon.handler(&record.runtime_handler)?;
     let facts = handler.facts().await?;
     let mut warnings = Vec::new();
     let labels = selinux::labels(
         &record.config,
         &pod.config,
         &pod.id,
-        &daemon.defaults,
+        &handler.defaults,
         &facts,
         &mut warnings,
     )
@@ -158,6 +161,7 @@ async fn build(
             Arc::clone(image),
         );
         let (bundle, log_path) = (bundle.clone(), log_path.clone());
+        let defaults = Arc::clone(&handler.defaults);
         blocking(move || {
             if let Some(folder) = log_path.as_deref().and_then(Path::parent) {
                 make_folder(folder, 0o755)?;
@@ -169,6 +173,7 @@ async fn build(
                 rootfs: &rootfs,
                 volumes: &volumes.sources,
                 labels: labels.as_ref(),
+                defaults: &defaults,
             };
             let built = build_spec(&daemon, &facts, &pod, &record, &image, &given)?;
             let path = bundle.join("config.json");
@@ -184,7 +189,8 @@ async fn build(
     }
 
     failpoint::pass(Point::CreateSpecified).await?;
-    let log_size_max = u64::try_from(daemon.config.crio.runtime.log_size_max).ok();
+    let settings = daemon.settings();
+    let logs = &settings.config.crio.runtime;
     let request = CreateRequest {
         id: id.clone(),
         bundle,
@@ -192,13 +198,8 @@ async fn build(
         tty: record.config.tty,
         stdin: record.config.stdin,
         stdin_once: record.config.stdin_once,
-        log_size_max,
-        journal: daemon
-            .config
-            .crio
-            .runtime
-            .log_to_journald
-            .then(|| tags(pod, &record)),
+        log_size_max: u64::try_from(logs.log_size_max).ok(),
+        journal: logs.log_to_journald.then(|| tags(pod, &record)),
         exits_dir: daemon.exits(),
         owner: pod.root(),
     };
@@ -226,6 +227,7 @@ struct Given<'a> {
     rootfs: &'a Path,
     volumes: &'a volumes::Sources,
     labels: Option<&'a Labels>,
+    defaults: &'a Defaults,
 }
 
 fn build_spec(
@@ -274,9 +276,10 @@ fn build_spec(
         image: &image.config,
         rootfs: given.rootfs,
         bundle: &bundle,
+        folder: &daemon.container_folder(&record.id),
         volumes: given.volumes,
         labels: given.labels,
-        defaults: &daemon.defaults,
+        defaults: given.defaults,
         host: facts,
     };
     Ok(spec::build(&inputs)?)
@@ -360,6 +363,7 @@ impl ContainerRecord {
         pod: &SandboxRecord,
         config: ContainerConfig,
         image: &Image,
+        handler: &Handler,
         at: i64,
     ) -> Self {
         Self {
@@ -373,6 +377,7 @@ impl ContainerRecord {
             image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
             config,
             runtime_handler: pod.runtime_handler.clone(),
+            runtime: Some(handler.runtime.place()),
             user: None,
             volume_images: BTreeMap::new(),
             stop_signal: libc::SIGTERM,

@@ -1,5 +1,6 @@
 //! What the daemon's configuration says about every container.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use super::config::Device;
 use super::error::SpecError;
 use super::facts::HostFacts;
 use super::seccomp::SeccompProfile;
+use crate::ocid::config::ImageVolumes;
+use crate::ocid::field::absolute;
 
 /// Settings of the runtime table; CRI-O's where nothing is said.
 #[derive(Debug, Clone)]
@@ -26,17 +29,58 @@ pub struct Defaults {
     pub seccomp_profile: Option<Arc<SeccompProfile>>,
     /// A container that says nothing about seccomp gets the default profile instead of none.
     pub seccomp_when_unset: bool,
+    /// Of privileged containers; None: they have none.
+    pub seccomp_privileged: Option<Arc<SeccompProfile>>,
     /// The AppArmor profile of containers that name none; `unconfined` is none.
     pub apparmor_profile: String,
     /// Containers and their files have SELinux labels, where SELinux is on.
     pub selinux: bool,
+    /// Also in pods with the machine's network.
+    pub selinux_on_host_network: bool,
     /// Folders with descriptions of CDI devices, the later the stronger.
     pub cdi_dirs: Vec<PathBuf>,
     /// Every root is read-only.
     pub read_only: bool,
     pub devices: Vec<Device>,
+    /// Devices that an annotation may ask for.
+    pub allowed_devices: Vec<String>,
+    /// Device nodes belong to whom the container is told to run as.
+    pub device_ownership: bool,
+    /// A privileged container gets only those devices that it asks for.
+    pub privileged_without_host_devices: bool,
     /// Mount sources that are not made where they are missing, but refused.
     pub absent_mount_sources_to_reject: Vec<PathBuf>,
+    /// The file at /etc/localtime; None: the image's own.
+    pub localtime: Option<PathBuf>,
+    /// What every container finds mounted.
+    pub mounts: Vec<DefaultMount>,
+    /// What becomes of the volumes that images declare.
+    pub image_volumes: ImageVolumes,
+    /// A smaller memory limit is refused, bytes.
+    pub min_memory: i64,
+    /// Beginnings of annotations of pods that are heeded.
+    pub allowed_annotations: Vec<String>,
+    /// Laid under the pod's and the container's own.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A mount that every container has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultMount {
+    pub source: PathBuf,
+    pub target: PathBuf,
+}
+
+impl DefaultMount {
+    /// Reads `/SOURCE:/TARGET`, or a path that is both.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (source, target) = line.split_once(':').unwrap_or((line, line));
+        let path = |text: &str| absolute("path", text.trim()).ok();
+        Some(Self {
+            source: path(source)?,
+            target: path(target)?,
+        })
+    }
 }
 
 impl Default for Defaults {
@@ -60,12 +104,23 @@ impl Default for Defaults {
             ulimits: Vec::new(),
             seccomp_profile: None,
             seccomp_when_unset: false,
+            seccomp_privileged: None,
             apparmor_profile: apparmor::OWN.to_owned(),
             selinux: false,
+            selinux_on_host_network: false,
             cdi_dirs: cdi::DEFAULT_DIRS.map(PathBuf::from).to_vec(),
             read_only: false,
             devices: Vec::new(),
+            allowed_devices: Vec::new(),
+            device_ownership: false,
+            privileged_without_host_devices: false,
             absent_mount_sources_to_reject: Vec::new(),
+            localtime: None,
+            mounts: Vec::new(),
+            image_volumes: ImageVolumes::Mkdir,
+            min_memory: 0,
+            allowed_annotations: Vec::new(),
+            annotations: BTreeMap::new(),
         }
     }
 }
@@ -134,6 +189,16 @@ impl Defaults {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_mounts_are_read() {
+        let mount = |line: &str| DefaultMount::parse(line).map(|m| (m.source, m.target));
+        assert_eq!(mount("/a:/b"), Some(("/a".into(), "/b".into())));
+        assert_eq!(mount("/a"), Some(("/a".into(), "/a".into())));
+        for bad in ["", "a:/b", "/a:b", "/a:/b/../c"] {
+            assert_eq!(mount(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn ulimits_are_read() {

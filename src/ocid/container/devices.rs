@@ -47,6 +47,18 @@ impl Devices {
         Ok(devices)
     }
 
+    /// Gives the nodes to others than on the machine; root is whom they belong to anyway.
+    pub(super) fn belong_to(&mut self, user: Option<u32>, group: Option<u32>) {
+        for node in &mut self.nodes {
+            if let Some(uid) = user.filter(|uid| *uid != 0) {
+                node.set_uid(Some(uid));
+            }
+            if let Some(gid) = group.filter(|gid| *gid != 0) {
+                node.set_gid(Some(gid));
+            }
+        }
+    }
+
     fn ask(&mut self, field: &str, device: &Device, rules: bool) -> Result<(), SpecError> {
         let missing = || SpecError::Missing {
             field: field.to_owned(),
@@ -205,6 +217,20 @@ mod tests {
         assert!(rule.allow());
         assert_eq!(rule.access().as_deref(), Some("rw"));
         assert_eq!((rule.major(), rule.minor()), (Some(1), Some(3)));
+    }
+
+    #[test]
+    fn nodes_can_be_given_to_others() {
+        let null = [asked(Path::new("/dev/null"), "/dev/null", "rw")];
+        let mut devices = Devices::new(&null, false).unwrap();
+        devices.belong_to(None, Some(0));
+        assert_eq!(
+            (devices.nodes[0].uid(), devices.nodes[0].gid()),
+            (Some(0), Some(0))
+        );
+        devices.belong_to(Some(1000), Some(2000));
+        let node = &devices.nodes[0];
+        assert_eq!((node.uid(), node.gid()), (Some(1000), Some(2000)));
     }
 
     #[test]

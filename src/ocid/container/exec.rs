@@ -9,9 +9,10 @@ use serde::Deserialize;
 
 use crate::host::cgroup::Version;
 use crate::host::fs::read_capped;
-use crate::ocid::daemon::{Daemon, Handler};
+use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::field::{FieldError, no_nul};
+use crate::ocid::handlers::Handler;
 use crate::ocid::runtime::{ContainerCgroup, ExecCgroups, ExecOutput, ExecRequest};
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
@@ -26,7 +27,7 @@ pub async fn exec_sync(
     let limit = check(&args, limit)?;
     let record = in_phase(daemon, id, &[Phase::Running])?;
     let command = Command::new(daemon, &record).await?;
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(&record);
     let output = runtime.exec_sync(&command.request(&args), limit).await;
     output.map_err(|e| Arc::new(e.into()))
 }
@@ -56,11 +57,11 @@ pub struct Command {
 
 impl Command {
     pub async fn new(daemon: &Daemon, record: &ContainerRecord) -> Result<Self> {
-        let handler = daemon.handler(&record.runtime_handler)?;
+        let handler = daemon.handler_of(record);
         let bundle = daemon.bundle(&record.id);
         Ok(Self {
             id: record.id.clone(),
-            cgroup: cgroup(daemon, handler, record).await?,
+            cgroup: cgroup(daemon, &handler, record).await?,
             process: process(&bundle)?,
             bundle,
             owner: owner(daemon, record),

@@ -5,7 +5,6 @@
 //! the daemon; a monitor that ended without a record was killed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Container;
 use super::remove::release;
@@ -22,9 +21,8 @@ pub fn watch_monitor(daemon: &Arc<Daemon>, container: &Arc<Container>) {
     let (daemon, container) = (Arc::clone(daemon), Arc::clone(container));
     tokio::spawn(async move {
         let record = container.now();
-        if let (Ok(runtime), Some(monitor)) =
-            (daemon.runtime(&record.runtime_handler), record.monitor)
-            && let Err(error) = runtime.monitor_ended(&monitor).await
+        if let Some(monitor) = record.monitor
+            && let Err(error) = daemon.runtime_of(&record).monitor_ended(&monitor).await
         {
             tracing::error!(container = %record.id, %error, "the monitor cannot be watched");
             return;
@@ -65,7 +63,8 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
         }
         let now = container.now();
         if now.oom_killed {
-            daemon.metrics.oom.fetch_add(1, Ordering::Relaxed);
+            let pod = daemon.sandboxes.get(&now.sandbox_id).map(|pod| pod.now());
+            daemon.metrics.observe_oom(&now, pod.as_deref());
         }
         daemon.tell(Kind::Stopped, &now);
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
@@ -107,7 +106,7 @@ async fn last_words(daemon: &Daemon, record: &ContainerRecord) -> Result<ExitRec
             record.id
         ))));
     };
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(record);
     let created = Created { init, monitor };
     let exit = runtime.bury(&record.id, &created, &exits).await;
     exit.map_err(|e| Arc::new(e.into()))

@@ -2,6 +2,7 @@
 //! CreateContainer to removal.
 
 mod accounts;
+pub mod allowed;
 pub mod apparmor;
 pub mod capabilities;
 mod cdi;
@@ -15,6 +16,7 @@ pub mod error;
 pub mod exec;
 pub mod exit;
 pub mod facts;
+mod given;
 mod mapped;
 mod mounts;
 mod namespaces;

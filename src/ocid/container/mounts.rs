@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
+use super::allowed::Allowed;
 use super::config::{Mount as Asked, Propagation};
 use super::error::SpecError;
 use super::mapped;
@@ -29,8 +30,13 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
-    /// Makes missing sources as folders on the way, as CRI-O and kubelet expect.
-    pub(super) fn new(inputs: &SpecInputs<'_>, readonly_root: bool) -> Result<Self, SpecError> {
+    /// Makes missing sources as folders on the way, as CRI-O and kubelet expect. `given` comes beside what
+    /// the config asks for.
+    pub(super) fn new(
+        inputs: &SpecInputs<'_>,
+        readonly_root: bool,
+        given: Vec<Mount>,
+    ) -> Result<Self, SpecError> {
         let asked = &inputs.config.mounts;
         let taken = |target: &Path| {
             let covers = |m: &Asked| {
@@ -55,7 +61,7 @@ impl Mounts {
 
         mounts.fixed = mounts.list.len();
         let mut machine = None;
-        let mut own = Vec::new();
+        let mut own = given;
         for (i, mount) in asked.iter().enumerate() {
             let field = format!("config.mounts[{i}]");
             own.push(match (&mount.image, inputs.volumes.get(&i)) {
@@ -225,6 +231,11 @@ fn kernel(inputs: &SpecInputs<'_>) -> Vec<Mount> {
     } else {
         "ro"
     };
+    let allowed = Allowed::new(inputs.defaults, inputs.sandbox.config);
+    let cgroup = match allowed.writable_cgroup() && inputs.host.cgroup_v2 {
+        true => "rw",
+        false => access,
+    };
     let at = |target: &str, kind: &str, options: &[&str]| {
         new_mount(Path::new(target), kind, Path::new(kind), options)
     };
@@ -252,7 +263,7 @@ fn kernel(inputs: &SpecInputs<'_>) -> Vec<Mount> {
         at(
             "/sys/fs/cgroup",
             "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", access],
+            &["nosuid", "noexec", "nodev", "relatime", cgroup],
         ),
         shm(inputs),
     ]
@@ -308,7 +319,7 @@ fn scratch() -> Vec<Mount> {
     .collect()
 }
 
-fn new_mount(target: &Path, kind: &str, source: &Path, options: &[&str]) -> Mount {
+pub(super) fn new_mount(target: &Path, kind: &str, source: &Path, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
         .set_destination(target.to_owned())

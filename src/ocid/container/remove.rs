@@ -51,9 +51,9 @@ pub async fn remove_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Res
 /// Gives back what only a living container needs: the runtime's state and cgroup, the mount.
 pub async fn release(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let record = container.now();
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(&record);
     if record.init.is_none() {
-        end_unknown(daemon, runtime, &record.id).await?;
+        end_unknown(daemon, &runtime, &record.id).await?;
     }
     let deleted = runtime
         .delete(&record.id, true)

@@ -97,7 +97,9 @@ pub fn labels(
     }
     let namespaces = config.security.namespaces(&pod.namespaces);
     let is_node = |mode| mode == NamespaceMode::Node;
-    if config.security.privileged || is_node(namespaces.pid) || is_node(namespaces.ipc) {
+    let of_host = is_node(pod.namespaces.network) && !defaults.selinux_on_host_network;
+    let of_host = of_host || is_node(namespaces.pid) || is_node(namespaces.ipc);
+    if config.security.privileged || of_host {
         return Ok(None);
     }
     let Some(contexts) = &host.selinux_contexts else {
@@ -284,6 +286,23 @@ mod tests {
             ("a:b:c:s0", "d:e:f:s0")
         );
         assert_eq!(Contexts::parse("process = \"a\"\nfile = \"b\"\n"), None);
+    }
+
+    #[test]
+    fn pods_with_the_machines_network_have_none_unless_told() {
+        let config = ContainerConfig::default();
+        let mut pod = SandboxConfig::default();
+        pod.namespaces.network = NamespaceMode::Node;
+        let mut defaults = Defaults {
+            selinux: true,
+            ..Default::default()
+        };
+        let of = |defaults: &Defaults| {
+            labels(&config, &pod, "p", defaults, &machine(), &mut Vec::new()).unwrap()
+        };
+        assert_eq!(of(&defaults), None);
+        defaults.selinux_on_host_network = true;
+        assert!(of(&defaults).is_some());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Capability, Linux, Process, Root, Spec, User};
 
 use super::accounts;
+use super::allowed::Allowed;
 use super::capabilities::{self, Granted, name as capability_name};
 use super::cdi;
 use super::config::ContainerConfig;
@@ -18,6 +19,7 @@ use super::confinement::{apparmor_of, hidden_paths, no_apparmor, readonly_paths,
 use super::devices::Devices;
 use super::error::SpecError;
 use super::facts::HostFacts;
+use super::given;
 use super::mounts::{Mounts, id_mappings};
 use super::namespaces;
 use super::process;
@@ -28,6 +30,7 @@ use super::user::{self, ResolvedUser};
 use crate::host::fs::read_capped;
 use crate::host::namespace::{IdMaps, Kind};
 use crate::host::rooted::Rooted;
+use crate::ocid::config::ImageVolumes;
 use crate::ocid::field::FieldError;
 use crate::ocid::sandbox::config::{NamespaceMode, SandboxConfig};
 use crate::ocid::sandbox::sysctl;
@@ -39,7 +42,7 @@ const OCI_VERSION: &str = "1.0.2";
 /// runc, hooks and handlers of crun); no config of a container may carry them.
 const RUNTIMES_OWN: [&str; 2] = ["org.systemd.property.", "run.oci."];
 
-pub use super::defaults::{Defaults, Ulimit};
+pub use super::defaults::{DefaultMount, Defaults, Ulimit};
 
 /// Everything that a specification is made from.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct SpecInputs<'a> {
     pub rootfs: &'a Path,
     /// A folder of the container's own for files that it is given.
     pub bundle: &'a Path,
+    /// Another, on disk, which goes when the container is removed.
+    pub folder: &'a Path,
     /// Where the images that are its volumes are mounted, by their place among the mounts.
     pub volumes: &'a BTreeMap<usize, PathBuf>,
     /// None: without SELinux.
@@ -143,14 +148,14 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     warn_of_capabilities(inputs, &granted, &mut warnings);
     let readonly = security.readonly_rootfs || defaults.read_only;
     let env = process::env(config, image, &defaults.env, &hostname(sandbox));
-    let mut mounts = Mounts::new(inputs, readonly)?;
+    let given = given::mounts(inputs, owner.user, &mut warnings)?;
+    let mut mounts = Mounts::new(inputs, readonly, given)?;
     let home = process::home(&env).unwrap_or(&cwd);
     let covered = |path: &Path| mounts.cover(path);
     let copies = accounts::copies(&rootfs, inputs.bundle, &user, home, covered)?;
     mounts.add_files(copies, readonly);
-    let mut asked = defaults.devices.clone();
-    asked.extend(config.devices.iter().cloned());
-    let devices = Devices::new(&asked, security.privileged)?;
+    let allowed = Allowed::new(defaults, sandbox.config);
+    let devices = devices(inputs, &allowed)?;
     let seccomp = seccomp_of(inputs, &granted)?;
     let apparmor = apparmor_of(inputs, &mut warnings)?;
     let labels = inputs.labels;
@@ -158,9 +163,11 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
         selinux::label_files(mounts.files(), labels)?;
     }
 
-    let mut resources = config
-        .resources
-        .oci(defaults.pids_limit, host, &mut warnings)?;
+    let mut limits = config.resources.clone();
+    limits
+        .unified
+        .extend(allowed.unified(&config.metadata.name)?);
+    let mut resources = limits.oci(defaults.pids_limit, host, &mut warnings)?;
     resources.set_devices(Some(devices.rules));
 
     prepare_root(inputs, &rootfs, &cwd, owner)?;
@@ -169,7 +176,8 @@ pub fn build(inputs: &SpecInputs<'_>) -> Result<BuiltSpec, SpecError> {
     oci_user
         .set_uid(user.uid)
         .set_gid(user.gid)
-        .set_additional_gids(Some(user.supplemental.clone()));
+        .set_additional_gids(Some(user.supplemental.clone()))
+        .set_umask(allowed.umask()?);
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
@@ -241,7 +249,30 @@ fn check(inputs: &SpecInputs<'_>) -> Result<(), SpecError> {
     if pod.namespaces.userns.is_some() {
         options.refuse_machines(&at_options)?;
     }
+    let (limit, least) = (
+        inputs.config.resources.memory_limit,
+        inputs.defaults.min_memory,
+    );
+    if limit > 0 && limit < least {
+        let field = "config.linux.resources.memory_limit_in_bytes";
+        let problem = format!("is {limit}, less than the {least} that the runtime handler needs");
+        return Err(FieldError::new(field, problem).into());
+    }
     Ok(())
+}
+
+/// Those of the configuration, of the pod's annotations, and of the container's config.
+fn devices(inputs: &SpecInputs<'_>, allowed: &Allowed<'_>) -> Result<Devices, SpecError> {
+    let (config, defaults) = (inputs.config, inputs.defaults);
+    let mut asked = defaults.devices.clone();
+    asked.extend(allowed.devices()?);
+    asked.extend(config.devices.iter().cloned());
+    let all = config.security.privileged && !defaults.privileged_without_host_devices;
+    let mut devices = Devices::new(&asked, all)?;
+    if defaults.device_ownership && !all {
+        devices.belong_to(config.security.run_as_user, config.security.run_as_group);
+    }
+    Ok(devices)
 }
 
 impl SandboxView<'_> {
@@ -308,12 +339,9 @@ fn prepare_root(
         .unwrap_or_default()
     {
         let path = Path::new(volume);
-        if !inputs
-            .config
-            .mounts
-            .iter()
-            .any(|m| m.container_path == path)
-        {
+        let mut asked = inputs.config.mounts.iter();
+        let own = inputs.defaults.image_volumes != ImageVolumes::Ignore;
+        if own && !asked.any(|m| m.container_path == path) {
             make(path, Some(owner.user))?;
         }
     }
@@ -397,14 +425,18 @@ fn stop_signal(inputs: &SpecInputs<'_>, warnings: &mut Vec<String>) -> Signal {
     }
 }
 
-/// The container's own, and those by which hooks made for CRI-O tell containers from pods.
+/// The handler's defaults, whoever they are for, the container's own, and those by which hooks made for CRI-O tell containers from pods.
 fn annotations(inputs: &SpecInputs<'_>) -> HashMap<String, String> {
+    let defaults = inputs.defaults.annotations.iter();
+    let pod = &inputs.sandbox.config.annotations;
+    let defaults = defaults.filter(|(name, _)| !pod.contains_key(*name));
+    let defaults = defaults.map(|(name, value)| (name.clone(), value.clone()));
     let of_runtime = |name: &str| RUNTIMES_OWN.iter().any(|p| name.starts_with(p));
     let own = inputs.config.annotations.iter();
-    let mut all: HashMap<String, String> = own
+    let own = own
         .filter(|(name, _)| !of_runtime(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+        .map(|(name, value)| (name.clone(), value.clone()));
+    let mut all: HashMap<String, String> = defaults.chain(own).collect();
     for (name, value) in [
         ("ContainerType", "container"),
         ("ContainerID", inputs.container_id),

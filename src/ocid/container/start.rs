@@ -52,7 +52,7 @@ async fn start_now(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<(
         r.started_at = now_ns();
     })?;
     failpoint::pass(Point::StartNoted).await?;
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(&record);
     if let Err(error) = runtime.start(&record.id).await
         // The runtime of a daemon that was killed may have got there first.
         && !runtime.is_started(&record.id).await.unwrap_or(false)

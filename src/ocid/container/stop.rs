@@ -10,9 +10,6 @@ use crate::ocid::failpoint::{self, Point};
 use crate::ocid::sandbox::config::NamespaceMode;
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
-/// How long a killed container may take to be gone; beyond it something holds it in the kernel.
-const KILL_LIMIT: Duration = Duration::from_secs(60);
-
 /// Stops a container; `grace` in seconds, 0 kills at once. One that is unknown or ended is stopped.
 pub async fn stop(daemon: &Arc<Daemon>, id: &str, grace: i64) -> Result<()> {
     let Some(container) = daemon.containers.get(id) else {
@@ -55,7 +52,7 @@ pub async fn kill(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()
     let record_ = Arc::clone(&record);
     let daemon_ = Arc::clone(daemon);
     blocking(move || kill_rest(&daemon_, &record_)).await?;
-    if tokio::time::timeout(KILL_LIMIT, ended(container))
+    if tokio::time::timeout(kill_limit(daemon), ended(container))
         .await
         .is_err()
     {
@@ -89,7 +86,7 @@ fn kill_rest(daemon: &Daemon, record: &ContainerRecord) -> std::result::Result<(
     let path = cgroup.container_path(&record.id);
     if !daemon
         .cgroups
-        .kill(&path, KILL_LIMIT)
+        .kill(&path, kill_limit(daemon))
         .map_err(Error::io("kill everything in", &path))?
     {
         tracing::warn!(container = %record.id, cgroup = %path, "killed processes do not end");
@@ -102,11 +99,25 @@ fn signal(daemon: &Daemon, record: &ContainerRecord, number: i32) -> Result<()> 
     let Some(init) = record.init else {
         return Ok(());
     };
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(record);
     runtime
         .signal(&init, number)
         .map_err(Error::io("signal", format!("/proc/{}", init.pid)))?;
     Ok(())
+}
+
+/// How long a killed container may take to be gone; beyond it something holds it in the kernel.
+fn kill_limit(daemon: &Daemon) -> Duration {
+    // Not even a willing kernel is done in no time.
+    Duration::from_secs(
+        daemon
+            .settings()
+            .config
+            .crio
+            .runtime
+            .ctr_stop_timeout
+            .max(1),
+    )
 }
 
 async fn ended(container: &Container) {

@@ -33,11 +33,11 @@ pub async fn update(daemon: &Arc<Daemon>, id: &str, update: Resources) -> Result
                 .resources
                 .updated("linux", &update)
                 .map_err(Error::from)?;
-            let handler = daemon.handler(&record.runtime_handler)?;
+            let handler = daemon.handler_of(&record);
             let facts = handler.facts().await?;
             let mut warnings = Vec::new();
             let limits = resources
-                .oci(daemon.defaults.pids_limit, &facts, &mut warnings)
+                .oci(handler.defaults.pids_limit, &facts, &mut warnings)
                 .map_err(Error::from)?;
             for warning in &warnings {
                 tracing::warn!(container = %record.id, "{warning}");

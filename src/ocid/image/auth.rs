@@ -90,8 +90,9 @@ impl RegistryAuth {
     }
 }
 
+/// Credentials in the form of docker's config.json.
 #[derive(Deserialize)]
-struct AuthFile {
+pub(super) struct AuthFile {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
     #[serde(default, rename = "credHelpers")]
@@ -138,14 +139,7 @@ async fn from_files(
         let Some(file) = read(path).map_err(wrong)? else {
             continue;
         };
-        // As with CRI-O a helper goes before what stands in the same file.
-        if let Some((server, helper)) = file.helper(reference) {
-            let found = ask(helper, server).await?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        let found = file.look_up(reference).map_err(wrong)?;
+        let found = from_file(path, &file, reference).await?;
         if found.is_some() {
             return Ok(found);
         }
@@ -153,7 +147,28 @@ async fn from_files(
     Ok(None)
 }
 
-fn read(path: &Path) -> Result<Option<AuthFile>, String> {
+/// What one file has for an image.
+pub(super) async fn from_file(
+    path: &Path,
+    file: &AuthFile,
+    reference: &Reference,
+) -> Result<Option<Credentials>, ImageError> {
+    // As with CRI-O a helper goes before what stands in the same file.
+    if let Some((server, helper)) = file.helper(reference) {
+        let found = ask(helper, server).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    file.look_up(reference)
+        .map_err(|problem| ImageError::Config {
+            path: path.to_owned(),
+            problem,
+        })
+}
+
+/// The file's content; None where there is no file, or an empty one.
+pub(super) fn read(path: &Path) -> Result<Option<AuthFile>, String> {
     let bytes = match read_capped(path, 1 << 20) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| e.to_string())?,

@@ -10,6 +10,7 @@ pub mod digest;
 mod error;
 mod fetch;
 mod manifest;
+mod namespaced;
 mod options;
 mod policy;
 mod progress;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::record::Record;
 use super::registries::ShortNames;
 use super::retry::Retries;
 use crate::ocid::storage::unpack::Limits;
@@ -21,6 +20,10 @@ pub struct ImageOptions {
     pub short_names: Option<ShortNames>,
     /// Credentials for pulls whose request brings none: the first file that has any. Each may be absent.
     pub auth_files: Vec<PathBuf>,
+    /// A folder of files `NAMESPACE-HASH.json` and `NAMESPACE.json`, see [`super::namespaced`].
+    pub namespaced_auth: Option<PathBuf>,
+    /// A folder of policies `NAMESPACE.json`.
+    pub namespaced_policies: Option<PathBuf>,
     /// Folders with `HOST:PORT/{*.crt,*.cert,*.key}`.
     pub certs_dirs: Vec<PathBuf>,
     pub policy: PathBuf,
@@ -54,6 +57,8 @@ impl Default for ImageOptions {
             ]
             .map(PathBuf::from)
             .to_vec(),
+            namespaced_auth: None,
+            namespaced_policies: None,
             certs_dirs: vec![
                 "/etc/containers/certs.d".into(),
                 "/etc/docker/certs.d".into(),
@@ -71,8 +76,8 @@ impl Default for ImageOptions {
 
 impl ImageOptions {
     /// Is an image by any of its names not to be collected?
-    pub(super) fn pins(&self, record: &Record) -> bool {
-        let names = || record.repo_tags.iter().chain(&record.repo_digests);
+    pub(super) fn pins(&self, tags: &[String], digests: &[String]) -> bool {
+        let names = || tags.iter().chain(digests);
         let mut patterns = self.pinned_images.iter();
         patterns.any(|p| names().any(|n| fits(p, n)))
     }

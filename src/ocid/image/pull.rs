@@ -16,6 +16,8 @@ use super::digest::Digest;
 use super::error::{ImageError, chain};
 use super::fetch::Fetch;
 use super::manifest::{self, Blob, Document, Manifest, Platform};
+use super::namespaced::Namespaced;
+use super::options::ImageOptions;
 use super::policy;
 use super::progress::Progress;
 use super::record::{Image, Record, diff_ids};
@@ -29,7 +31,7 @@ use crate::ocid::storage::layers::Pin;
 use crate::ocid::storage::{StorageError, failed};
 
 type Outcome = Option<Result<Arc<Image>, ImageError>>;
-type Key = (Named, Option<RegistryAuth>);
+type Key = (Named, Option<RegistryAuth>, Option<String>);
 
 /// Pulls under way, and who unpacks which layer.
 #[derive(Default)]
@@ -46,8 +48,18 @@ impl ImageStore {
         reference: &str,
         auth: Option<RegistryAuth>,
     ) -> Result<Arc<Image>, ImageError> {
+        self.pull_for(reference, auth, None).await
+    }
+
+    /// [`ImageStore::pull`] for a pod of this namespace, which may have credentials and a policy of its own.
+    pub async fn pull_for(
+        &self,
+        reference: &str,
+        auth: Option<RegistryAuth>,
+        namespace: Option<String>,
+    ) -> Result<Arc<Image>, ImageError> {
         let named = Named::parse(reference)?;
-        let mut outcome = self.start(named, auth);
+        let mut outcome = self.start(named, auth, namespace);
         let outcome = match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone(),
             Err(_) => None,
@@ -55,8 +67,17 @@ impl ImageStore {
         outcome.unwrap_or_else(|| Err(ImageError::Interrupted(reference.to_owned())))
     }
 
-    fn start(&self, named: Named, auth: Option<RegistryAuth>) -> watch::Receiver<Outcome> {
-        let key = (named.clone(), auth.clone());
+    fn start(
+        &self,
+        named: Named,
+        auth: Option<RegistryAuth>,
+        namespace: Option<String>,
+    ) -> watch::Receiver<Outcome> {
+        let options = self.0.options();
+        let by_namespace =
+            options.namespaced_auth.is_some() || options.namespaced_policies.is_some();
+        let namespace = namespace.filter(|_| by_namespace);
+        let key = (named.clone(), auth.clone(), namespace.clone());
         let mut running = self.0.pulls.running();
         if let Some(outcome) = running.get(&key) {
             return outcome.clone();
@@ -69,8 +90,13 @@ impl ImageStore {
         };
         tokio::spawn(async move {
             let progress = Arc::new(Progress::default());
-            let pull = pull(&entry.store, &named, auth.as_ref(), &progress);
-            let outcome = match entry.store.options.progress_timeout {
+            let wanted = Wanted {
+                named: &named,
+                auth: auth.as_ref(),
+                namespace: namespace.as_deref(),
+            };
+            let pull = pull(&entry.store, &options, &wanted, &progress);
+            let outcome = match options.progress_timeout {
                 Some(limit) => {
                     let image = named.qualified().to_string();
                     progress.watch(&image, limit, pull).await
@@ -115,20 +141,29 @@ impl Pulls {
     }
 }
 
+/// What somebody asks for, and by what right.
+struct Wanted<'a> {
+    named: &'a Named,
+    auth: Option<&'a RegistryAuth>,
+    namespace: Option<&'a str>,
+}
+
 async fn pull(
     store: &Arc<Inner>,
-    named: &Named,
-    auth: Option<&RegistryAuth>,
+    options: &ImageOptions,
+    wanted: &Wanted<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Arc<Image>, ImageError> {
     let registries = store.registries()?;
     let mut failure = None;
-    for reference in registries.resolve(named)? {
+    for reference in registries.resolve(wanted.named)? {
         let pull = Pull {
             store,
+            options,
+            namespaced: Namespaced::take(options, wanted.namespace, &reference)?,
             registries: &registries,
             reference,
-            auth,
+            auth: wanted.auth,
             progress,
         };
         match pull.pull_anywhere().await {
@@ -137,12 +172,15 @@ async fn pull(
             Err(e) => failure = Some(e),
         }
     }
-    Err(failure.unwrap_or_else(|| ImageError::Interrupted(named.qualified().to_string())))
+    Err(failure.unwrap_or_else(|| ImageError::Interrupted(wanted.named.qualified().to_string())))
 }
 
 /// One of the images that the name may mean.
 struct Pull<'a> {
     store: &'a Arc<Inner>,
+    /// As they were when the pull began.
+    options: &'a ImageOptions,
+    namespaced: Namespaced,
     registries: &'a Registries,
     reference: Reference,
     auth: Option<&'a RegistryAuth>,
@@ -152,8 +190,11 @@ struct Pull<'a> {
 impl Pull<'_> {
     /// From its mirrors, or its own registry.
     async fn pull_anywhere(&self) -> Result<Arc<Image>, ImageError> {
-        let options = &self.store.options;
-        policy::check(&options.policy, options.policy_required, &self.reference)?;
+        let options = self.options;
+        match &self.namespaced.policy {
+            Some(policy) => policy::check(policy, true, &self.reference)?,
+            None => policy::check(&options.policy, options.policy_required, &self.reference)?,
+        }
         let mut sources = self.registries.sources(&self.reference)?;
         let own = sources.pop();
         let mut failed = Vec::new();
@@ -197,11 +238,15 @@ impl Pull<'_> {
     }
 
     async fn open(&self, source: &Source, last: bool) -> Result<(Repository, Fetched), ImageError> {
-        let options = &self.store.options;
+        let options = self.options;
         // The request's credentials are for the image's own registry, not for its mirrors.
         let given = match self.auth {
             Some(auth) if source.named => auth.credentials(&self.reference)?,
             _ => None,
+        };
+        let given = match given {
+            None => self.namespaced.credentials(&source.reference).await?,
+            given => given,
         };
         let credentials = match given {
             Some(credentials) => Some(credentials),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -35,7 +35,7 @@ pub struct ImageStore(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub root: PathBuf,
-    pub options: ImageOptions,
+    options: RwLock<Arc<ImageOptions>>,
     pub layers: Arc<Layers>,
     pub permits: Arc<Semaphore>,
     pub pulls: Pulls,
@@ -73,7 +73,7 @@ impl ImageStore {
             writes: Mutex::default(),
             cleaning: Mutex::default(),
             _lock: lock,
-            options,
+            options: RwLock::new(Arc::new(options)),
         };
         {
             let mut index = inner.index();
@@ -97,6 +97,22 @@ impl ImageStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Goes on with other options; pulls under way end with those that they began with.
+    pub fn reconfigure(&self, options: ImageOptions) {
+        let options = Arc::new(options);
+        *self
+            .0
+            .options
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::clone(&options);
+        for image in self.0.index().images.values_mut() {
+            let pinned = options.pins(&image.repo_tags, &image.repo_digests);
+            if image.pinned != pinned {
+                Arc::make_mut(image).pinned = pinned;
+            }
+        }
     }
 
     /// Waits until what [`ImageStore::open`] gave up is deleted.
@@ -188,6 +204,12 @@ impl Inner {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As they are now.
+    pub fn options(&self) -> Arc<ImageOptions> {
+        let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&options)
+    }
+
     fn writes(&self) -> MutexGuard<'_, ()> {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,6 +228,7 @@ impl Inner {
         }
         // Of two images with one tag (killed between the two writes of a move), the later pull has it.
         records.sort_by_key(|r| std::cmp::Reverse(r.pulled_at));
+        let options = self.options();
         let mut tags = HashSet::new();
         let mut images = BTreeMap::new();
         for mut record in records {
@@ -216,7 +239,8 @@ impl Inner {
                 continue;
             }
             record.repo_tags.retain(|t| tags.insert(t.clone()));
-            let image = record.image(self.options.pins(&record));
+            let pinned = options.pins(&record.repo_tags, &record.repo_digests);
+            let image = record.image(pinned);
             let image = image.map_err(|problem| StorageError::Record { path, problem })?;
             images.insert(image.id.clone(), Arc::new(image));
         }
@@ -265,7 +289,7 @@ impl Inner {
     }
 
     pub fn registries(&self) -> Result<Registries, ImageError> {
-        Registries::load(&self.options)
+        Registries::load(&self.options())
     }
 
     /// The record of an image that is here, as the base of a new one.
@@ -302,7 +326,7 @@ impl Inner {
             push_new(&mut record.asked_digests, Some(name));
         }
         record.pulled_at = crate::host::clock::now_ns();
-        let pinned = self.options.pins(&record);
+        let pinned = self.options().pins(&record.repo_tags, &record.repo_digests);
         let path = Record::path(&self.root, record.id.as_str());
         let image = record
             .image(pinned)
@@ -337,7 +361,7 @@ impl Inner {
         record.repo_digests = image.repo_digests.clone();
         record.asked_digests = image.asked_digests.clone();
         write_record(&path, &record)?;
-        image.pinned = self.options.pins(&record);
+        image.pinned = self.options().pins(&image.repo_tags, &image.repo_digests);
         self.index()
             .images
             .insert(image.id.clone(), Arc::new(image));

@@ -184,6 +184,9 @@ fn call_create(
     if job.tty {
         command.extend(["--console-socket", CONSOLE]);
     }
+    if job.runtime.no_pivot {
+        command.push("--no-pivot");
+    }
     command.push(&job.id);
     let stdio = theirs.each_ref().map(AsFd::as_fd);
     let log = Path::new(RUNTIME_LOG);

@@ -41,6 +41,9 @@ pub struct OciRuntime {
     /// Its state folder (`--root`).
     pub root: PathBuf,
     pub systemd_cgroup: bool,
+    /// Containers are entered without pivot_root(2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_pivot: bool,
 }
 
 impl OciRuntime {

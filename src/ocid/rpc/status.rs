@@ -28,7 +28,12 @@ pub fn answer<T>(rpc: &'static str, answer: Result<T>) -> std::result::Result<Re
 }
 
 fn status(error: &Arc<Error>) -> Status {
-    let code = match &**error {
+    Status::new(code(error), chain(error))
+}
+
+/// The code of an answer that is this error.
+pub fn code(error: &Arc<Error>) -> Code {
+    match &**error {
         Error::Field(_) => Code::InvalidArgument,
         Error::NotFound { .. } => Code::NotFound,
         Error::Exists { .. } => Code::AlreadyExists,
@@ -50,8 +55,7 @@ fn status(error: &Arc<Error>) -> Status {
         Error::Token(_) => Code::ResourceExhausted,
         Error::Checkpoint(error) => checkpoint(error),
         Error::Internal(_) => Code::Internal,
-    };
-    Status::new(code, chain(error))
+    }
 }
 
 fn runtime(error: &RuntimeError) -> Code {

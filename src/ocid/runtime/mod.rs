@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
 
 use crate::host::command::{Command, Output};
 use crate::host::process::ProcessId;
@@ -45,7 +46,15 @@ pub struct Runtime {
     create_limit: Duration,
 }
 
-/// What a runtime says that it can do; all false or empty when it has no `features` command (runc before 1.1).
+/// An OCI runtime's program and its state folder, as records keep them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub path: PathBuf,
+    pub root: PathBuf,
+}
+
+/// What a runtime says that it can do; what its version lets expect where it has no `features` command (runc
+/// before 1.1, crun before 1.8.6).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
     pub oci_version_max: String,
@@ -78,6 +87,7 @@ impl Runtime {
                 path,
                 root,
                 systemd_cgroup,
+                no_pivot: false,
             },
             exe,
             open_files: None,
@@ -92,10 +102,29 @@ impl Runtime {
         self
     }
 
+    /// Containers are entered without pivot_root(2).
+    pub fn with_no_pivot(mut self, no_pivot: bool) -> Self {
+        self.oci.no_pivot = no_pivot;
+        self
+    }
+
     /// How long `create` may take before the runtime is killed.
     pub fn with_create_limit(mut self, limit: Duration) -> Self {
         self.create_limit = limit;
         self
+    }
+
+    /// The runtime's program.
+    pub fn path(&self) -> &std::path::Path {
+        &self.oci.path
+    }
+
+    /// The program and its state folder.
+    pub fn place(&self) -> Place {
+        Place {
+            path: self.oci.path.clone(),
+            root: self.oci.root.clone(),
+        }
     }
 
     /// Our own binary.
@@ -166,18 +195,18 @@ impl Runtime {
         Ok(parse_version(&output.text()))
     }
 
-    /// What the runtime can do. A runtime that cannot say has no optional feature.
+    /// What the runtime can do. Of one that cannot say it is concluded from its version.
     pub async fn features(&self) -> Result<Features, RuntimeError> {
         let output = Command::new(&self.oci.path)
             .arg("features")
             .limit(LIMIT)
             .output_async()
             .await?;
-        Ok(if output.status.success() {
-            parse_features(&output.stdout)
-        } else {
-            Features::default()
-        })
+        if output.status.success() {
+            return Ok(parse_features(&output.stdout));
+        }
+        let (name, version) = self.version().await?;
+        Ok(features_by_version(&name, &version))
     }
 
     /// Runs one command of the runtime and turns its failure into its own words.
@@ -260,6 +289,22 @@ fn parse_features(text: &[u8]) -> Features {
     }
 }
 
+/// What releases before the `features` command are known to do.
+fn features_by_version(name: &str, version: &str) -> Features {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0_u32);
+    let version = (number(), number());
+    let crun = name == "crun";
+    Features {
+        // Both have known them from their beginnings, runc's betas aside.
+        user_namespaces: (name == "runc" || crun) && version >= (0, 1),
+        // runc learnt it together with `features`.
+        recursive_read_only: crun && version >= (1, 4),
+        seccomp: name == "runc" || crun,
+        ..Features::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +318,18 @@ mod tests {
         );
         assert_eq!(parse_version("crun version 1.28\n"), pair("crun", "1.28"));
         assert_eq!(parse_version(""), pair("", ""));
+    }
+
+    #[test]
+    fn features_of_runtimes_that_do_not_tell() {
+        let of = features_by_version;
+        let runc = of("runc", "1.0.3+ds1");
+        assert!(runc.user_namespaces && !runc.recursive_read_only);
+        assert!(!of("crun", "1.3").recursive_read_only);
+        assert!(of("crun", "1.8.1").recursive_read_only);
+        assert_eq!(runc.exec_cgroup, ExecCgroups::No);
+        assert_eq!(of("runsc", "release-2023"), Features::default());
+        assert_eq!(of("", ""), Features::default());
     }
 
     #[test]

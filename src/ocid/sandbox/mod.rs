@@ -54,7 +54,7 @@ impl SandboxRecord {
             .annotations
             .get(SELFTEST)
             .is_some_and(|v| v == "true");
-        PodNetwork {
+        let mut pod = PodNetwork {
             cidrs: daemon.subnets.now(),
             // A fixed place, so that no pod can name a folder of its own.
             conf: selftest.then(|| daemon.runroot().join("selftest/net.d")),
@@ -63,7 +63,17 @@ impl SandboxRecord {
                 daemon.namespaces(&self.id).join("net"),
                 &self.config,
             )
+        };
+        if daemon
+            .settings()
+            .config
+            .crio
+            .runtime
+            .disable_hostport_mapping
+        {
+            pod.port_mappings.clear();
         }
+        pod
     }
 
     /// The pod's user namespace and its maps, where it has one.

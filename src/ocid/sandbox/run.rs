@@ -14,6 +14,7 @@ use crate::host::cgroup::{Limits, PodCgroup};
 use crate::host::clock::now_ns;
 use crate::host::mount;
 use crate::host::namespace::{self, Wanted};
+use crate::ocid::container::allowed::Allowed;
 use crate::ocid::container::resources::Resources;
 use crate::ocid::container::security::IdMapping;
 use crate::ocid::container::spec::check_sandbox;
@@ -44,16 +45,21 @@ async fn make(
     handler: String,
     name: &str,
 ) -> Result<String> {
-    let facts = daemon.handler(&handler)?.facts().await?;
+    let used = daemon.handler(&handler)?;
+    let facts = used.facts().await?;
     check_sandbox(&config, &facts).map_err(Error::from)?;
+    let shm_size = Allowed::new(&used.defaults, &config).shm_size();
+    let shm_size = shm_size.map_err(Error::from)?.unwrap_or(SHM_SIZE);
     let cgroup = daemon.pod_cgroup(&config.cgroup_parent)?;
     let id = new_id()?;
+    tracing::Span::current().record("pod", id.as_str());
     if let Err(taken) = daemon.names.take("pod", name, &id) {
         return found_again(daemon, &config, &handler, taken);
     }
-    let record = SandboxRecord::new(id.clone(), config, handler, now_ns());
+    let place = used.runtime.place();
+    let record = SandboxRecord::new(id.clone(), config, handler, place, now_ns());
     let sandbox = Arc::new(Sandbox::new(daemon.sandbox_folder(&id), record));
-    match build(daemon, &sandbox, cgroup).await {
+    match build(daemon, &sandbox, cgroup, shm_size).await {
         Ok(()) => {
             daemon.sandboxes.insert(&id, Arc::clone(&sandbox));
             daemon.tell_pod(Kind::Created, &sandbox.now());
@@ -90,7 +96,12 @@ fn found_again(
     Err(taken)
 }
 
-async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) -> Result<()> {
+async fn build(
+    daemon: &Arc<Daemon>,
+    sandbox: &Arc<Sandbox>,
+    cgroup: PodCgroup,
+    shm_size: u64,
+) -> Result<()> {
     failpoint::pass(Point::PodReserved).await?;
     let record = sandbox.now();
     let run = daemon.sandbox_run(&record.id);
@@ -121,7 +132,7 @@ async fn build(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, cgroup: PodCgroup) 
         blocking(move || {
             if own_shm {
                 make_folder(&files.shm)?;
-                mount::tmpfs(&files.shm, SHM_SIZE, 0o1777, owner)
+                mount::tmpfs(&files.shm, shm_size, 0o1777, owner)
                     .map_err(Error::io("mount", &files.shm))?;
             }
             let made = cgroups
@@ -159,7 +170,7 @@ async fn pin(daemon: &Daemon, record: &Arc<SandboxRecord>, hostname: &str) -> Re
         ipc: modes.ipc == NamespaceMode::Pod,
         // Containers with a network of their own each share the pod's name.
         uts: (modes.network != NamespaceMode::Node).then(|| hostname.to_owned()),
-        sysctls: sysctl::effective(&record.config, &daemon.default_sysctls)
+        sysctls: sysctl::effective(&record.config, &daemon.settings().default_sysctls)
             .into_iter()
             .collect(),
         user: modes.userns.as_ref().map(|userns| userns.maps()),
@@ -221,10 +232,18 @@ async fn start_pause(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<()>
         nobody: record.config.namespaces.userns.as_ref().and_then(nobody),
         // It stays in the daemon's: on version 2 a pod's cgroup holds cgroups, no processes.
         cgroup_procs: Vec::new(),
+        cpus: daemon
+            .settings()
+            .config
+            .crio
+            .runtime
+            .infra_cpus()
+            .unwrap_or_default(),
         ..PauseRequest::default()
     };
-    let exe = daemon.runtime(&record.runtime_handler)?.exe();
-    let pause = pause::spawn(exe, &request).await.map_err(Error::from)?;
+    let pause = pause::spawn(daemon.exe(), &request)
+        .await
+        .map_err(Error::from)?;
     failpoint::pass(Point::PodPaused).await?;
     sandbox.change(|r| r.pause = Some(pause.id))?;
     pause.keep().await.map_err(Error::from)?;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::ocid::error::{Error, Result};
 
@@ -68,6 +69,7 @@ impl Joined {
         F: Future<Output = Result<String>> + Send + 'static,
     {
         let running = Arc::clone(&self.running);
+        let work = work.in_current_span();
         let task = tasks.spawn(async move {
             // Gone when the work is over, also by a panic, and whether or not anybody waits.
             let _entry = Entry { running, name };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::super::container::config::ContainerConfig;
 use super::super::container::user::ResolvedUser;
 use super::super::network::Attachment;
+use super::super::runtime::Place;
 use super::super::sandbox::config::SandboxConfig;
 use crate::host::fs::{read_capped, write_atomic, write_replace};
 use crate::host::process::ProcessId;
@@ -47,6 +48,9 @@ pub struct SandboxRecord {
     pub boot_id: String,
     pub config: SandboxConfig,
     pub runtime_handler: String,
+    /// What the handler was then; None: an older build's.
+    #[serde(default)]
+    pub runtime: Option<Place>,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
     #[serde(default)]
@@ -65,6 +69,9 @@ pub struct ContainerRecord {
     pub boot_id: String,
     pub config: ContainerConfig,
     pub runtime_handler: String,
+    /// What the handler was then; None: an older build's.
+    #[serde(default)]
+    pub runtime: Option<Place>,
     /// `sha256:…` of the image's configuration.
     pub image_id: String,
     /// The image as the caller wrote it.
@@ -101,7 +108,13 @@ pub struct ContainerRecord {
 }
 
 impl SandboxRecord {
-    pub fn new(id: String, config: SandboxConfig, runtime_handler: String, at: i64) -> Self {
+    pub fn new(
+        id: String,
+        config: SandboxConfig,
+        runtime_handler: String,
+        runtime: Place,
+        at: i64,
+    ) -> Self {
         Self {
             version: VERSION,
             id,
@@ -109,6 +122,7 @@ impl SandboxRecord {
             boot_id: boot_id(),
             config,
             runtime_handler,
+            runtime: Some(runtime),
             created_at: at,
             pause: None,
             network: None,

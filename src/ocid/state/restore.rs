@@ -136,7 +136,7 @@ async fn restore_container(
         tracing::error!(container = %record.id, %error, "a container stays frozen");
     }
     if running(&record) {
-        let runtime = daemon.runtime(&record.runtime_handler)?;
+        let runtime = daemon.runtime_of(&record);
         // Said before the runtime is called, so it may not be so.
         if record.phase == Phase::Running
             && !runtime.is_started(&record.id).await.map_err(Error::from)?

@@ -62,7 +62,7 @@ async fn exec(
     channels: &mut Channels,
 ) -> Result<Outcome> {
     let record = running(daemon, container)?;
-    let runtime = daemon.runtime(&record.runtime_handler)?;
+    let runtime = daemon.runtime_of(&record);
     let streams = Streams {
         tty: wanted.tty,
         stdin: channels.stdin.is_some(),

@@ -22,7 +22,7 @@ pub mod tokens;
 pub mod upgrade;
 
 mod remote;
-mod tls;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

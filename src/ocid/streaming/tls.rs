@@ -1,4 +1,4 @@
-//! TLS for the streaming server, where it is configured.
+//! TLS for the streaming server and for metrics, where it is configured.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::version::TLS13;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::TlsAcceptor;
 
 use crate::host::fs::read_capped;
@@ -35,9 +36,40 @@ pub enum TlsError {
     Authorities { path: PathBuf, problem: String },
 }
 
-/// With a certificate, its key, and where `stream_tls_ca` is set, only clients that one of those vouches for.
+/// Streams: with a certificate, its key, and where `stream_tls_ca` is set, only clients that one of those vouches
+/// for.
 pub fn acceptor(api: &Api) -> Result<TlsAcceptor, TlsError> {
-    let (cert, key) = (&api.stream_tls_cert, &api.stream_tls_key);
+    Identity {
+        cert: &api.stream_tls_cert,
+        key: &api.stream_tls_key,
+        ca: &api.stream_tls_ca,
+        min_version: &api.stream_min_tls_version,
+    }
+    .acceptor()
+}
+
+/// A server's files.
+pub struct Identity<'a> {
+    /// PEM: the certificate with its chain, and its key.
+    pub cert: &'a PathBuf,
+    pub key: &'a PathBuf,
+    /// PEM: the authorities that clients' certificates must come from; empty: clients need none.
+    pub ca: &'a Path,
+    /// `VersionTLS13` turns those away that know no newer than 1.2.
+    pub min_version: &'a str,
+}
+
+impl Identity<'_> {
+    /// Reads the files.
+    pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+        acceptor_of(self)
+    }
+}
+
+const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+
+fn acceptor_of(identity: &Identity<'_>) -> Result<TlsAcceptor, TlsError> {
+    let (cert, key) = (identity.cert, identity.key);
     let chain = certificates(cert)?;
     let pem = |source| TlsError::Pem {
         what: "private key",
@@ -51,12 +83,15 @@ pub fn acceptor(api: &Api) -> Result<TlsAcceptor, TlsError> {
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(match identity.min_version {
+            "VersionTLS13" => ONLY_13,
+            _ => rustls::DEFAULT_VERSIONS,
+        })
         .map_err(certificate)?;
-    let builder = if api.stream_tls_ca.as_os_str().is_empty() {
+    let builder = if identity.ca.as_os_str().is_empty() {
         builder.with_no_client_auth()
     } else {
-        let path = &api.stream_tls_ca;
+        let path = &identity.ca.to_owned();
         let mut roots = RootCertStore::empty();
         let (_, bad) = roots.add_parsable_certificates(certificates(path)?);
         if bad > 0 {

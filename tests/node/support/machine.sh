@@ -84,6 +84,8 @@ if [ -e /var/lib/crio-setup ]; then
 fi
 mount -t proc proc $root/proc
 mount -t sysfs sysfs $root/sys
+# AppArmor's profiles are the kernel's, one list for all.
+if [ -e /sys/kernel/security/apparmor ]; then mount -t securityfs securityfs $root/sys/kernel/security; fi
 mount -t tmpfs -o mode=755 tmpfs $root/run
 mkdir -m 1777 $root/run/lock
 mount -t tmpfs -o mode=1777 tmpfs $root/tmp
@@ -127,6 +129,9 @@ ip link set lo up
 hostname node
 if [ "$init" = systemd ]; then
     echo node >/etc/hostname
+    # A folder of the host that is seen below /tmp must not be emptied as a boot empties /tmp.
+    mkdir -p /etc/tmpfiles.d
+    for rules in tmp.conf x11.conf; do ln -sf /dev/null "/etc/tmpfiles.d/$rules"; done
     # Nothing that the host has enabled, and nothing that reaches the kernel that all share.
     rm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires
     for unit in console-getty.service e2scrub_reap.service proc-sys-fs-binfmt_misc.automount \

@@ -7,8 +7,9 @@ use std::path::Path;
 use crate::host::command::{Command, CommandError};
 use crate::host::namespace::run_in;
 use crate::host::tcp_repair;
-use crate::ocid::daemon::{Daemon, find_program};
+use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Error;
+use crate::ocid::handlers::find_program;
 use crate::ocid::state::record::{ContainerRecord, SandboxRecord};
 
 /// The chain that drops every packet while criu dumps (its `criu/netfilter.c`); the name is that of its tables too where

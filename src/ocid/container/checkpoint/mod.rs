@@ -30,10 +30,11 @@ use super::Container;
 use super::create::log_path;
 use crate::host::clock::now_ns;
 use crate::host::whole::Whole;
-use crate::ocid::daemon::{Daemon, Handler, find_program};
+use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::failpoint::{self, Point};
 use crate::ocid::field::{FieldError, absolute};
+use crate::ocid::handlers::{Handler, find_program};
 use crate::ocid::runtime::RuntimeError;
 use crate::ocid::runtime::checkpoint::{Dump, OLDEST_CRIU, criu_version, errors_in};
 use crate::ocid::state::record::{ContainerRecord, Phase, SandboxRecord};
@@ -56,8 +57,8 @@ pub async fn checkpoint(daemon: &Arc<Daemon>, id: &str, location: &str, limit: i
     let (location, limit) = check(location, limit).map_err(Error::from)?;
     let container = daemon.containers.expect(id)?;
     let record = container.now();
-    let handler = daemon.handler(&record.runtime_handler)?;
-    let criu = criu(daemon, handler).await.map_err(Error::from)?;
+    let handler = daemon.handler_of(&record);
+    let criu = criu(daemon, &handler).await.map_err(Error::from)?;
     let daemon = Arc::clone(daemon);
     daemon
         .clone()
@@ -105,11 +106,11 @@ fn check(location: &str, limit: i64) -> std::result::Result<(PathBuf, Duration),
 /// The criu to use, where configuration, machine and runtime have checkpoints. Looked up each time: it may be installed
 /// while we run.
 async fn criu(daemon: &Daemon, handler: &Handler) -> std::result::Result<PathBuf, CheckpointError> {
-    if !daemon.config.crio.runtime.enable_criu_support {
+    if !daemon.settings().config.crio.runtime.enable_criu_support {
         return Err(CheckpointError::Off);
     }
     if !handler.runtime.has_checkpoints().await? {
-        let path = handler.path.clone();
+        let path = handler.runtime.path().to_owned();
         return Err(CheckpointError::NoRuntime { path });
     }
     let path = find_program("criu").ok_or(CheckpointError::NoCriu)?;
@@ -141,11 +142,7 @@ async fn thaw(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let alive = |r: &ContainerRecord| {
         r.phase == Phase::Running && r.init.is_some_and(|init| init.is_running())
     };
-    let resumed = match daemon
-        .runtime(&record.runtime_handler)?
-        .resume(&record.id)
-        .await
-    {
+    let resumed = match daemon.runtime_of(&record).resume(&record.id).await {
         // It has ended meanwhile, or is about to: there is nothing to be thawed.
         Err(_) if !alive(&container.now()) => Ok(()),
         Err(RuntimeError::NoSuchContainer { .. } | RuntimeError::NotRunning { .. }) => Ok(()),
@@ -263,17 +260,17 @@ impl Work<'_> {
         staging: &Staging,
     ) -> Result<()> {
         failpoint::pass(Point::CheckpointNoted).await?;
-        let handler = self.daemon.handler(&record.runtime_handler)?;
+        let handler = self.daemon.handler_of(record);
         let paused = self.until.within(handler.runtime.pause(&record.id)).await;
         paused
             .and_then(|paused| paused.map_err(CheckpointError::from))
             .map_err(Error::from)?;
         failpoint::pass(Point::CheckpointFrozen).await?;
-        self.dump(handler, record, staging)
+        self.dump(&handler, record, staging)
             .await
             .map_err(Error::from)?;
         failpoint::pass(Point::CheckpointDumped).await?;
-        self.copy(handler, record, pod, staging).await?;
+        self.copy(&handler, record, pod, staging).await?;
         Ok(failpoint::pass(Point::CheckpointCollected).await?)
     }
 
@@ -324,7 +321,7 @@ impl Work<'_> {
             self.daemon.root().to_owned(),
             self.daemon.bundle(&record.id),
         );
-        let (folder, program) = (staging.path().to_owned(), handler.path.clone());
+        let (folder, program) = (staging.path().to_owned(), handler.runtime.path().to_owned());
         self.blocking(move |until| {
             let handler = match record.runtime_handler.as_str() {
                 "" => program

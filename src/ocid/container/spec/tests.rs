@@ -94,6 +94,7 @@ impl Fixture {
             image: &self.image,
             rootfs: &self.path("root"),
             bundle: self.dir.path(),
+            folder: self.dir.path(),
             volumes: &self.volumes,
             labels: self.labels.as_ref(),
             defaults: &self.defaults,

@@ -18,7 +18,8 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
         reason: reason.to_owned(),
         message: message.to_owned(),
     };
-    let runtime = match daemon.handler("").map(|handler| handler.check()) {
+    let settings = daemon.settings();
+    let runtime = match settings.handler("").map(|handler| handler.check()) {
         Ok(Ok(())) => condition("RuntimeReady", true, "", ""),
         Ok(Err(error)) => condition("RuntimeReady", false, "RuntimeMissing", &error.to_string()),
         Err(error) => condition("RuntimeReady", false, "NoRuntime", &error.to_string()),
@@ -32,11 +33,10 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
             &network.message,
         ),
     ];
-    let default = daemon.config.crio.runtime.default_runtime.as_str();
     let mut handlers = Vec::new();
     // Kubelet looks for the default under the empty name.
-    for name in std::iter::once("").chain(daemon.handlers.keys().map(String::as_str)) {
-        let facts = match daemon.handler(name) {
+    for name in std::iter::once("").chain(settings.handlers.keys().map(String::as_str)) {
+        let facts = match settings.handler(name) {
             Ok(handler) => handler.facts().await.ok(),
             Err(_) => None,
         };
@@ -53,7 +53,7 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
         let config = serde_json::json!({
             "root": daemon.root(),
             "runroot": daemon.runroot(),
-            "defaultRuntime": default,
+            "defaultRuntime": settings.config.crio.runtime.default_runtime,
             "cgroupManager": format!("{:?}", daemon.config.cgroup_manager()).to_lowercase(),
             "networkDir": daemon.config.crio.network.network_dir,
             "pods": daemon.sandboxes.all().len(),

@@ -1,0 +1,268 @@
+"""The disk that machines start from: a Debian with systemd, ssh and a kernel, made by mmdebstrap.
+
+No mount and no boot is needed to make it: mke2fs fills the file system from a folder, and a kernel with a
+busybox initrd of our own is handed to QEMU beside the disk. What a machine writes goes to an overlay of its
+own, so one disk serves any number of machines at once. It is made anew when this folder's files have changed.
+"""
+
+import fcntl
+import hashlib
+import pathlib
+import shutil
+import tempfile
+
+from . import oci
+from .host import Failed, attempt, cache, locked, run
+
+SUITES = {"12": "bookworm", "13": "trixie"}
+SIZE = "6G"
+
+# What a cloud image of the distribution has too, as far as it matters here.
+PACKAGES = (
+    "systemd-sysv dbus udev kmod openssh-server sudo iproute2 procps less apparmor ca-certificates"
+    " python3 python3-apt docker-registry redis-tools"
+).split()
+
+# Timers would be at work in the middle of a test; the wait for the network would be for every bridge.
+MASKED = (
+    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service"
+    " fstrim.timer systemd-networkd-wait-online.service docker-registry.service redis-server.service"
+).split()
+
+# Loaded in the initrd, with what they need; everything else is udev's work.
+MODULES = ("virtio_pci", "virtio_blk", "ext4")
+
+NETWORK = """[Match]
+Name=eth0
+[Network]
+Address=10.0.2.15/24
+Gateway=10.0.2.2
+DNS=10.0.2.3
+"""
+
+# Says on the console that ssh answers: the event that whoever boots the machine waits for.
+ANNOUNCE = """[Unit]
+Description=Says on the console that ssh answers
+After=ssh.service systemd-networkd.service
+Requires=ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo "@vm ssh is up@" >/dev/ttyS0'
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+# Its mounts and whatever it starts end with it, also when it is killed.
+PRIVATE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+# The metapackage depends on the kernel of today.
+FETCH_KERNEL = r"""set -e
+cd "$1"
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
+apt-get download -q "$kernel"
+"""
+
+INITRD = """#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+for module in $(/bin/busybox cat /modules/order); do
+    /bin/busybox insmod /modules/$module || echo "no $module"
+done
+/bin/busybox mount -t ext4 -o rw /dev/vda /root || exec /bin/busybox sh
+/bin/busybox mount --move /dev /root/dev
+exec /bin/busybox switch_root /root /sbin/init
+"""
+
+# The machine's only way out, see proxy.py.
+APT = 'Acquire::http::Proxy "http://10.0.2.100:3128";\nAcquire::http::Pipeline-Depth "0";\n'
+# A mirror may be a frozen one.
+FROZEN = ('Acquire::Check-Valid-Until "false"', 'Acquire::Check-Date "false"')
+
+
+class Image:
+    """A finished image: a folder with `disk.img`, `vmlinuz`, `initrd`, `key` and `mirrors`."""
+
+    def __init__(self, folder, release):
+        self.folder = folder
+        self.release = release
+        self.disk = folder / "disk.img"
+        self.kernel = folder / "vmlinuz"
+        self.initrd = folder / "initrd"
+        self.key = folder / "key"
+        self.hosts = folder / "known_hosts"
+        self.mirrors = folder / "mirrors"
+        # Held as long as this object lives: see `remove_unused`.
+        self.lock = open(self.disk, "rb")
+        fcntl.flock(self.lock, fcntl.LOCK_SH)
+
+
+def image(release, rebuild=False):
+    """The image of a Debian release (`12`, `13`), built where there is none of these sources."""
+    if release not in SUITES:
+        raise Failed(f"there is no image of Debian {release}, only of {', '.join(SUITES)}")
+    name = f"debian{release}-{fingerprint()}"
+    with locked(cache() / f"debian{release}.lock"):
+        folder = cache() / name
+        if rebuild:
+            shutil.rmtree(folder, ignore_errors=True)
+        # Of a run that was killed; whoever builds now holds the lock.
+        for broken in cache().glob(f"building-{release}-*"):
+            shutil.rmtree(broken)
+        if not folder.exists():
+            for old in cache().glob(f"debian{release}-*"):
+                remove_unused(old)
+            print(f"building the image of Debian {release}", flush=True)
+            with tempfile.TemporaryDirectory(dir=cache(), prefix=f"building-{release}-") as work:
+                build(pathlib.Path(work), SUITES[release])
+                (pathlib.Path(work) / "image").rename(folder)
+        return Image(folder, release)
+
+
+def remove_unused(folder):
+    """Removes an image of older sources, unless machines of another run stand on it."""
+    with open(folder / "disk.img", "rb") as disk:
+        try:
+            fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder)
+
+
+def fingerprint():
+    """Changes with every file that decides what is in an image."""
+    digest = hashlib.sha256()
+    here = pathlib.Path(__file__).parent
+    for name in ("image.py", "oci.py"):
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sources(suite):
+    """Lines for sources.list from the mirrors that this machine uses; none: mmdebstrap knows some."""
+    found = {}
+    form = "$(LABEL)|$(REPO_URI)|$(COMPONENT)"
+    listed = attempt(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    for line in listed.stdout.splitlines():
+        label, uri, component = line.split("|")
+        if component == "main" and uri.startswith("http://"):
+            found.setdefault(label, uri)
+    if "Debian" not in found:
+        return []
+    lines = [f"deb {found['Debian']} {name} main" for name in (suite, f"{suite}-updates")]
+    if "Debian-Security" in found:
+        lines.append(f"deb {found['Debian-Security']} {suite}-security main")
+    return lines
+
+
+def build(work, suite):
+    """Makes `image` in the folder `work`."""
+    root, out = work / "root", work / "image"
+    out.mkdir()
+    key = out / "key"
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", key])
+    lists = sources(suite)
+    bootstrap = [*PRIVATE, "mmdebstrap", "--quiet", "--mode=root", *(f"--aptopt={option}" for option in FROZEN)]
+    run(
+        [
+            *bootstrap,
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            f"--customize-hook={FETCH_KERNEL}",
+            suite,
+            root,
+            *lists,
+        ],
+        1200,
+    )
+    registry = work / "registry"
+    oci.fill_registry(registry, work, [*bootstrap, "--variant=extract"], suite, lists)
+    shutil.copytree(registry, root / "srv/registry", dirs_exist_ok=True)
+    configure(root, key)
+    (out / "mirrors").write_text("\n".join(hosts(root)) + "\n")
+    public = (root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+    (out / "known_hosts").write_text(f"node {public}")
+    version = kernel(root, work / "kernel", out / "vmlinuz")
+    initrd(root, version, work, out / "initrd")
+    run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", root, out / "disk.img", SIZE], 600)
+
+
+def kernel(root, unpacked, target):
+    """Puts the kernel and its modules where they belong; its version.
+
+    It is unpacked and not installed: that would bring the tools for an initrd, and run them.
+    """
+    package = next(root.glob("linux-image-*.deb"))
+    run(["dpkg-deb", "-x", package, unpacked])
+    package.unlink()
+    image = next((unpacked / "boot").glob("vmlinuz-*"))
+    version = image.name.removeprefix("vmlinuz-")
+    shutil.copy(image, target)
+    modules = next(path for path in unpacked.rglob("modules") if path.is_dir())
+    shutil.copytree(modules / version, root / "usr/lib/modules" / version, symlinks=True)
+    run(["chroot", root, "depmod", version])
+    return version
+
+
+def configure(root, key):
+    """Writes what a booted machine needs into its tree."""
+    def write(path, text, mode=0o644):
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
+    write("etc/hostname", "node\n")
+    write("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 node\n")
+    write("etc/fstab", "")
+    write("etc/machine-id", "")
+    write("etc/systemd/network/10-eth0.network", NETWORK)
+    write("etc/systemd/system/announce.service", ANNOUNCE)
+    write("etc/resolv.conf", "nameserver 10.0.2.3\n")
+    write("etc/apt/apt.conf.d/zz-test-mirror", APT)
+    write("etc/ssh/sshd_config.d/10-test.conf", "UseDNS no\nPasswordAuthentication no\nMaxSessions 50\n")
+    write("root/.ssh/authorized_keys", key.with_suffix(".pub").read_text(), 0o600)
+    (root / "root/.ssh").chmod(0o700)
+    units = root / "etc/systemd/system"
+    for unit in MASKED:
+        (units / unit).unlink(missing_ok=True)
+        (units / unit).symlink_to("/dev/null")
+    run(["chroot", root, "systemctl", "-q", "enable", "systemd-networkd", "ssh", "announce"])
+
+
+def hosts(root):
+    """The hosts that packages come from, as the tree's own sources name them."""
+    found = set()
+    apt = root / "etc/apt"
+    for file in [apt / "sources.list", *(apt / "sources.list.d").glob("*")]:
+        if file.is_file():
+            found.update(word.split("/")[2] for word in file.read_text().split() if word.startswith("http"))
+    return sorted(found)
+
+
+def initrd(root, version, work, target):
+    """A busybox and the few modules that lead to the root file system."""
+    tree = work / "initrd"
+    for folder in ("bin", "dev", "modules", "root"):
+        (tree / folder).mkdir(parents=True)
+    shutil.copy("/bin/busybox", tree / "bin/busybox")
+    order = []
+    for module in MODULES:
+        # Lines are `insmod PATH` or `builtin NAME`.
+        needed = run(["chroot", root, "modprobe", "-S", version, "--show-depends", module])
+        for line in needed.splitlines():
+            path = pathlib.Path(line.split()[1])
+            name = path.name.removesuffix(".xz")
+            if not line.startswith("insmod") or name in order:
+                continue
+            order.append(name)
+            source = root / str(path).lstrip("/")
+            shutil.copy(source, tree / "modules" / path.name)
+            if path.suffix == ".xz":
+                run(["xz", "-d", tree / "modules" / path.name])
+    (tree / "modules/order").write_text("\n".join(order) + "\n")
+    (tree / "init").write_text(INITRD)
+    (tree / "init").chmod(0o755)
+    names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+    run(["sh", "-c", f"busybox cpio -o -H newc >'{target}'"], cwd=tree, input=names)
