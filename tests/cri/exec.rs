@@ -22,7 +22,7 @@ async fn processes(world: &World, id: &str) -> Result<String> {
 }
 
 /// Cgroups of execs that are there now.
-fn cgroups(world: &World) -> Result<String> {
+pub fn cgroups(world: &World) -> Result<String> {
     let argv = ["find", "/sys/fs/cgroup", "-type", "d", "-name", "exec-*"];
     world.machine.run(&argv)
 }

@@ -58,5 +58,7 @@ mod stats_metrics;
 mod streaming_attach;
 mod streaming_exec;
 mod streaming_forward;
+mod streaming_load;
 mod streaming_ocic;
+mod streaming_refused;
 mod streams;

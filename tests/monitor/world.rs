@@ -150,11 +150,10 @@ impl World {
             bundle: self.bundle(),
             args: &args,
             process: &process,
-            limit,
             cgroup: None,
             owner: None,
         };
-        self.runtime.exec_sync(&request).await
+        self.runtime.exec_sync(&request, limit).await
     }
 
     /// Waits until the log holds `text`: what the container runs has begun, and signals reach it and

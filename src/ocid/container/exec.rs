@@ -1,6 +1,6 @@
 //! ExecSync.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,31 +25,59 @@ pub async fn exec_sync(
     limit: i64,
 ) -> Result<ExecOutput> {
     let limit = check(&args, limit)?;
-    let container = daemon.containers.expect(id)?;
-    let record = container.now();
-    if record.phase != Phase::Running {
-        return Err(Arc::new(Error::State {
-            what: "container",
-            id: record.id.clone(),
-            state: record.phase_name().to_owned(),
-            wanted: "running",
-        }));
-    }
-    let handler = daemon.handler_of(&record);
-    let cgroup = cgroup(daemon, &handler, &record).await?;
-    let bundle = daemon.bundle(&record.id);
-    let process = process(&bundle)?;
-    let request = ExecRequest {
-        id: &record.id,
-        bundle: &bundle,
-        args: &args,
-        process: &process,
-        limit,
-        cgroup,
-        owner: owner(daemon, &record),
-    };
-    let output = handler.runtime.exec_sync(&request).await;
+    let record = in_phase(daemon, id, &[Phase::Running])?;
+    let command = Command::new(daemon, &record).await?;
+    let runtime = daemon.runtime_of(&record);
+    let output = runtime.exec_sync(&command.request(&args), limit).await;
     output.map_err(|e| Arc::new(e.into()))
+}
+
+/// The container by its id, which must be in one of these phases, all of which are a running one to its client.
+pub fn in_phase(daemon: &Daemon, id: &str, phases: &[Phase]) -> Result<Arc<ContainerRecord>> {
+    let record = daemon.containers.expect(id)?.now();
+    if phases.contains(&record.phase) {
+        return Ok(record);
+    }
+    Err(Arc::new(Error::State {
+        what: "container",
+        id: record.id.clone(),
+        state: record.phase_name().to_owned(),
+        wanted: "running",
+    }))
+}
+
+/// What the runtime needs to know for running a command in a container.
+pub struct Command {
+    id: String,
+    bundle: PathBuf,
+    process: Process,
+    cgroup: Option<ContainerCgroup>,
+    owner: Option<(u32, u32)>,
+}
+
+impl Command {
+    pub async fn new(daemon: &Daemon, record: &ContainerRecord) -> Result<Self> {
+        let handler = daemon.handler_of(record);
+        let bundle = daemon.bundle(&record.id);
+        Ok(Self {
+            id: record.id.clone(),
+            cgroup: cgroup(daemon, &handler, record).await?,
+            process: process(&bundle)?,
+            bundle,
+            owner: owner(daemon, record),
+        })
+    }
+
+    pub fn request<'a>(&'a self, args: &'a [String]) -> ExecRequest<'a> {
+        ExecRequest {
+            id: &self.id,
+            bundle: &self.bundle,
+            args,
+            process: &self.process,
+            cgroup: self.cgroup.clone(),
+            owner: self.owner,
+        }
+    }
 }
 
 /// What of a request can be wrong in itself; the limit.
@@ -68,7 +96,7 @@ fn check(args: &[String], limit: i64) -> std::result::Result<Option<Duration>, E
 }
 
 /// To whom a command's pipes are given, so that it can open them anew.
-pub fn owner(daemon: &Daemon, record: &ContainerRecord) -> Option<(u32, u32)> {
+fn owner(daemon: &Daemon, record: &ContainerRecord) -> Option<(u32, u32)> {
     daemon.sandboxes.get(&record.sandbox_id)?.now().root()
 }
 
@@ -103,7 +131,7 @@ pub const SPEC_CAP: u64 = 16 << 20;
 const FREEZER: &str = "freezer";
 
 /// The process of the container's specification: whom, where and with what rights a command runs.
-pub fn process(bundle: &Path) -> std::result::Result<Process, Error> {
+fn process(bundle: &Path) -> std::result::Result<Process, Error> {
     #[derive(Deserialize)]
     struct Spec {
         process: Process,

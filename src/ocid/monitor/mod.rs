@@ -2,7 +2,7 @@
 //!
 //! It has the OCI runtime create the container, holds its stdio or terminal, writes its log ([`log`], [`stdio`],
 //! [`journal`]), reaps it and records how it ended. It answers the daemon on a socket in the bundle ([`control`]).
-//! Other jobs of the same process image run one `exec` ([`exec`], [`session`]). What both sides say is in [`protocol`];
+//! Other jobs of the same process image run one `exec` ([`exec`], [`session`], [`inside`]). What both sides say is in [`protocol`];
 //! the daemon's side is in [`client`] and in [`crate::ocid::runtime`].
 //!
 //! No thread, no async runtime, hardly any memory: there is one for every container.
@@ -16,6 +16,7 @@ mod container;
 mod control;
 mod create;
 mod exec;
+mod inside;
 mod journal;
 mod log;
 mod oom;

@@ -152,6 +152,9 @@ pub struct SessionJob {
     /// Without a terminal: is there input? Else the process reads the end of the file at once.
     pub stdin: bool,
     pub open_files: Option<u64>,
+    /// As in [`ExecJob`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<ExecCgroup>,
     /// As in [`ContainerJob`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<(u32, u32)>,

@@ -1,60 +1,20 @@
 //! Running a command in a container and taking its output (`ExecSync`).
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use oci_spec::runtime::Process;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::create::{Launched, answer};
+use super::request::{ExecFolder, ExecRequest};
 use super::{Runtime, RuntimeError};
-use crate::ocid::monitor::protocol::{ExecCgroup, ExecJob, Job, Reply};
+use crate::ocid::monitor::protocol::{ExecJob, Job, Reply};
 
 /// Output past this is read and dropped (what the CRI's callers expect of one message).
 pub const OUTPUT_CAP: usize = 16 << 20;
 /// How much longer than the command's limit its supervisor may take to kill it.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// A command for a running container.
-#[derive(Debug, Clone)]
-pub struct ExecRequest<'a> {
-    pub id: &'a str,
-    /// The container's bundle; a folder for this exec is made in it for the time being.
-    pub bundle: &'a Path,
-    pub args: &'a [String],
-    /// The container's own process: its user, environment, folder, capabilities and limits hold for the command.
-    pub process: &'a Process,
-    pub limit: Option<Duration>,
-    /// The container's cgroup, where a command can be kept together in one below it.
-    pub cgroup: Option<ContainerCgroup>,
-    /// User and group to whom the command's pipes are given; else they stay ours.
-    pub owner: Option<(u32, u32)>,
-}
-
-/// A container's cgroup as `exec --cgroup` speaks of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerCgroup {
-    /// In cgroup2, or in the hierarchy of `controller`.
-    pub folder: PathBuf,
-    /// On cgroup v1: the controller whose cgroup is meant; the command stays in the container's own of all others.
-    pub controller: Option<&'static str>,
-    /// The runtime starts a command there if it is told to; else it has to be moved.
-    pub told: bool,
-}
-
-impl ContainerCgroup {
-    fn below(&self, name: &str) -> ExecCgroup {
-        ExecCgroup {
-            folder: self.folder.join(name),
-            argument: self.told.then(|| match self.controller {
-                Some(controller) => format!("{controller}:{name}"),
-                None => name.to_owned(),
-            }),
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
@@ -68,7 +28,11 @@ impl Runtime {
     /// Runs the command to its end. What it wrote is complete; what processes that it left behind may write later
     /// is not waited for. When the limit is over, or the returned future is dropped, the command is killed with its
     /// children, and nothing else.
-    pub async fn exec_sync(&self, r: &ExecRequest<'_>) -> Result<ExecOutput, RuntimeError> {
+    pub async fn exec_sync(
+        &self,
+        r: &ExecRequest<'_>,
+        limit: Option<Duration>,
+    ) -> Result<ExecOutput, RuntimeError> {
         let io = |what| {
             move |source| RuntimeError::Io {
                 what,
@@ -76,26 +40,14 @@ impl Runtime {
                 source,
             }
         };
-        let folder = tempfile::Builder::new()
-            .prefix("exec-")
-            .tempdir_in(r.bundle)
-            .map_err(io("make a folder for an exec"))?;
-        let process = self.process(r);
-        let text = serde_json::to_vec(&process).map_err(|e| io("write the process")(e.into()))?;
-        std::fs::write(folder.path().join("process.json"), text)
-            .map_err(io("write the process"))?;
+        let folder = ExecFolder::make(r, false)?;
         let job = Job::Exec(Box::new(ExecJob {
             runtime: self.oci.clone(),
             id: r.id.to_owned(),
             folder: folder.path().to_owned(),
-            limit_ms: r
-                .limit
-                .map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX)),
+            limit_ms: limit.map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX)),
             open_files: self.open_files.map(|(soft, _)| soft),
-            cgroup: r.cgroup.as_ref().and_then(|cgroup| {
-                let name = folder.path().file_name()?.to_str()?;
-                Some(cgroup.below(name))
-            }),
+            cgroup: folder.cgroup(r),
             owner: r.owner,
         }));
         let started = self
@@ -110,7 +62,7 @@ impl Runtime {
         let reply = {
             let ended = answer(socket);
             let guard = async {
-                match r.limit {
+                match limit {
                     Some(limit) => tokio::time::sleep(limit + GRACE).await,
                     None => std::future::pending().await,
                 }
@@ -138,7 +90,7 @@ impl Runtime {
                 })
             }
             Some(Reply::TimedOut) => Err(RuntimeError::TimedOut {
-                limit: r.limit.unwrap_or_default(),
+                limit: limit.unwrap_or_default(),
             }),
             Some(Reply::Failed { message }) => {
                 Err(RuntimeError::from_message("exec in", r.id, message))
@@ -150,15 +102,6 @@ impl Runtime {
         };
         tokio::spawn(async move { child.wait().await });
         outcome
-    }
-
-    /// The container's process with another command line and no terminal.
-    fn process(&self, r: &ExecRequest<'_>) -> Process {
-        let mut process = r.process.clone();
-        process.set_args(Some(r.args.to_vec()));
-        process.set_terminal(Some(false));
-        process.set_console_size(None);
-        process
     }
 }
 

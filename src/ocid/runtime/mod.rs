@@ -8,6 +8,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 pub mod exits;
+pub mod request;
 pub mod session;
 
 use std::io;
@@ -25,9 +26,10 @@ use crate::ocid::monitor::{error_in, last_line};
 pub use self::adopt::Adopted;
 pub use self::create::{CreateRequest, Created, JournalTags};
 pub use self::error::RuntimeError;
-pub use self::exec::{ContainerCgroup, ExecOutput, ExecRequest};
+pub use self::exec::ExecOutput;
 pub use self::exits::ExitWatch;
-pub use self::session::{Session, SessionRequest};
+pub use self::request::{ContainerCgroup, ExecRequest};
+pub use self::session::{Session, Streams};
 pub use crate::ocid::monitor::protocol::ExitRecord;
 
 /// How long the runtime may take for anything but `create` and `exec`.

@@ -2,16 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::Stdio;
 
-use oci_spec::runtime::Process;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 
 use super::create::Launched;
+use super::request::{ExecFolder, ExecRequest};
 use super::{Runtime, RuntimeError};
 use crate::host::pass::{self, Received};
 use crate::ocid::monitor::protocol::{Job, Reply, SessionJob};
@@ -19,21 +17,13 @@ use crate::ocid::monitor::protocol::{Job, Reply, SessionJob};
 /// A reply larger than this is none.
 const REPLY_MAX: u64 = 64 * 1024;
 
-/// A command for a running container, and which of its streams somebody is at the other end of.
-#[derive(Debug, Clone)]
-pub struct SessionRequest<'a> {
-    pub id: &'a str,
-    /// The container's bundle; a folder for this session is made in it for the time being.
-    pub bundle: &'a Path,
-    pub args: &'a [String],
-    /// The container's own process: its user, environment, folder, capabilities and limits hold for the command.
-    pub process: &'a Process,
+/// Which of a command's streams somebody is at the other end of, and whether they are a terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
     pub tty: bool,
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
-    /// User and group to whom the command's pipes are given; else they stay ours.
-    pub owner: Option<(u32, u32)>,
 }
 
 /// A command that runs. Dropped before its end, it is killed with its children.
@@ -48,12 +38,16 @@ pub struct Session {
     id: String,
     /// Of the reply, what came before a descriptor could.
     seen: Vec<u8>,
-    parts: Option<(UnixStream, Child, TempDir)>,
+    parts: Option<(UnixStream, Child, ExecFolder)>,
 }
 
 impl Runtime {
     /// Starts the command. That it could not be started may be known only at [`Session::exit`].
-    pub async fn exec_session(&self, r: &SessionRequest<'_>) -> Result<Session, RuntimeError> {
+    pub async fn exec_session(
+        &self,
+        r: &ExecRequest<'_>,
+        streams: Streams,
+    ) -> Result<Session, RuntimeError> {
         let io = |what| {
             move |source| RuntimeError::Io {
                 what,
@@ -61,29 +55,28 @@ impl Runtime {
                 source,
             }
         };
-        let folder = tempfile::Builder::new()
-            .prefix("exec-")
-            .tempdir_in(r.bundle)
-            .map_err(io("make a folder for an exec"))?;
-        let text =
-            serde_json::to_vec(&process(r)).map_err(|e| io("write the process")(e.into()))?;
-        std::fs::write(folder.path().join("process.json"), text)
-            .map_err(io("write the process"))?;
+        let folder = ExecFolder::make(r, streams.tty)?;
         let job = Job::Session(Box::new(SessionJob {
             runtime: self.oci.clone(),
             id: r.id.to_owned(),
             folder: folder.path().to_owned(),
-            tty: r.tty,
-            stdin: r.stdin,
+            tty: streams.tty,
+            stdin: streams.stdin,
             open_files: self.open_files.map(|(soft, _)| soft),
+            cgroup: folder.cgroup(r),
             owner: r.owner,
         }));
-        let output = |wanted: bool| match wanted && !r.tty {
+        let output = |wanted: bool| match wanted && !streams.tty {
             true => Stdio::piped(),
             false => Stdio::null(),
         };
         let Launched { mut child, socket } = self
-            .launch(r.id, job, [output(r.stdout), output(r.stderr)], |_| Ok(()))
+            .launch(
+                r.id,
+                job,
+                [output(streams.stdout), output(streams.stderr)],
+                |_| Ok(()),
+            )
             .await?;
         let mut session = Session {
             stdin: None,
@@ -94,9 +87,9 @@ impl Runtime {
             seen: Vec::new(),
             parts: None,
         };
-        if r.tty || r.stdin {
+        if streams.tty || streams.stdin {
             match receive(&socket).await {
-                Ok(Received::Descriptor(fd)) if r.tty => session.terminal = Some(fd),
+                Ok(Received::Descriptor(fd)) if streams.tty => session.terminal = Some(fd),
                 Ok(Received::Descriptor(fd)) => session.stdin = Some(fd),
                 // It did not come so far; the reply tells why.
                 Ok(Received::Byte(byte)) => session.seen.push(byte),
@@ -168,19 +161,4 @@ async fn receive(socket: &UnixStream) -> io::Result<Received> {
             other => return other,
         }
     }
-}
-
-/// The container's process with another command line, and a terminal or not.
-fn process(r: &SessionRequest<'_>) -> Process {
-    let mut process = r.process.clone();
-    process.set_args(Some(r.args.to_vec()));
-    process.set_terminal(Some(r.tty));
-    process.set_console_size(None);
-    let named = |env: &Vec<String>| env.iter().any(|pair| pair.starts_with("TERM="));
-    if r.tty && !process.env().as_ref().is_some_and(named) {
-        let mut env = process.env().clone().unwrap_or_default();
-        env.push("TERM=xterm".to_owned());
-        process.set_env(Some(env));
-    }
-    process
 }

@@ -9,6 +9,7 @@ use super::Wanted;
 use super::channels::{Channels, Input, Output};
 use super::exec::Sizes;
 use super::status::Outcome;
+use crate::ocid::container::exec::in_phase;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
 use crate::ocid::monitor::client::{self, AttachedReader, AttachedWriter};
@@ -17,16 +18,7 @@ use crate::ocid::state::record::{ContainerRecord, Phase};
 
 /// The container by its id, which must be running, or ready to be started.
 pub fn alive(daemon: &Daemon, id: &str) -> Result<Arc<ContainerRecord>> {
-    let record = daemon.containers.expect(id)?.now();
-    if matches!(record.phase, Phase::Created | Phase::Running) {
-        return Ok(record);
-    }
-    Err(Arc::new(Error::State {
-        what: "container",
-        id: record.id.clone(),
-        state: record.phase_name().to_owned(),
-        wanted: "running",
-    }))
+    in_phase(daemon, id, &[Phase::Created, Phase::Running])
 }
 
 /// Until the container ends or the client goes; the container does not notice the latter, but for the end of its

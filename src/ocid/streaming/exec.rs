@@ -14,10 +14,10 @@ use super::channels::{Channels, Input, Output};
 use super::status::Outcome;
 use crate::host::terminal::Terminal;
 use crate::host::{fd, pty};
-use crate::ocid::container::exec::{owner, process};
+use crate::ocid::container::exec::{Command, in_phase};
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::{Error, Result};
-use crate::ocid::runtime::{RuntimeError, Session, SessionRequest};
+use crate::ocid::runtime::{RuntimeError, Session, Streams};
 use crate::ocid::state::record::{ContainerRecord, Phase};
 
 /// Bytes per read of an output.
@@ -31,16 +31,7 @@ const SIZE_MAX: usize = 4096;
 
 /// The container by its id, which must be running.
 pub fn running(daemon: &Daemon, id: &str) -> Result<Arc<ContainerRecord>> {
-    let record = daemon.containers.expect(id)?.now();
-    if record.phase == Phase::Running {
-        return Ok(record);
-    }
-    Err(Arc::new(Error::State {
-        what: "container",
-        id: record.id.clone(),
-        state: record.phase_name().to_owned(),
-        wanted: "running",
-    }))
+    in_phase(daemon, id, &[Phase::Running])
 }
 
 /// Runs the command to its end, or until the client is gone: then the command is killed, with its children.
@@ -71,22 +62,20 @@ async fn exec(
     channels: &mut Channels,
 ) -> Result<Outcome> {
     let record = running(daemon, container)?;
-    let bundle = daemon.bundle(&record.id);
-    let process = process(&bundle)?;
-    let request = SessionRequest {
-        id: &record.id,
-        bundle: &bundle,
-        args: command,
-        process: &process,
+    let runtime = daemon.runtime_of(&record);
+    let streams = Streams {
         tty: wanted.tty,
         stdin: channels.stdin.is_some(),
         stdout: channels.stdout.is_some(),
         stderr: channels.stderr.is_some(),
-        owner: owner(daemon, &record),
     };
-    let runtime = daemon.runtime_of(&record);
     let failed = |e: RuntimeError| Arc::new(Error::from(e));
-    let session = runtime.exec_session(&request).await.map_err(failed)?;
+    let session = {
+        let inside = Command::new(daemon, &record).await?;
+        let request = inside.request(command);
+        let started = runtime.exec_session(&request, streams).await;
+        started.map_err(failed)?
+    };
     attend(session, channels).await.map_err(failed)
 }
 

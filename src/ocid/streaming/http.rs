@@ -149,3 +149,45 @@ fn switch(protocol: &Protocol, headers: &mut HeaderMap) {
         headers.insert(HeaderName::from_static(header), value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ocid::streaming::tokens::{LIFETIME, Tokens};
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Whose clock is ahead by so much.
+    struct Later(Tokens, Duration);
+
+    impl Sessions for Later {
+        fn take(&self, kind: Kind, token: &str) -> Option<Request> {
+            self.0.take_at(kind, token, Instant::now() + self.1)
+        }
+
+        async fn run(self: Arc<Self>, _: Request, _: Protocol, _: Upgraded) {}
+    }
+
+    #[tokio::test]
+    async fn a_url_is_good_for_a_minute() {
+        for (later, status) in [(LIFETIME / 2, "101"), (LIFETIME, "404")] {
+            let sessions = Arc::new(Later(Tokens::default(), later));
+            let request = Request::Forward {
+                sandbox: "a".to_owned(),
+                ports: Vec::new(),
+            };
+            let token = sessions.0.issue(request).unwrap();
+            let (mut client, server) = tokio::io::duplex(4096);
+            let served = serve(sessions, server, HungUp::never(), LIFETIME);
+            let served = tokio::spawn(served);
+            let head = format!(
+                "POST /portforward/{token} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut said = String::new();
+            client.read_to_string(&mut said).await.unwrap();
+            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+            served.await.unwrap();
+        }
+    }
+}

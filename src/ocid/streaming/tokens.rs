@@ -106,7 +106,8 @@ impl Tokens {
         self.take_at(kind, token, Instant::now())
     }
 
-    fn take_at(&self, kind: Kind, token: &str, now: Instant) -> Option<Request> {
+    /// The same at another time.
+    pub(super) fn take_at(&self, kind: Kind, token: &str, now: Instant) -> Option<Request> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.get(token)?.0.kind() != kind {
             return None;
