@@ -246,7 +246,8 @@ async fn a_daemon_killed_while_a_log_is_rotated() -> Result<()> {
     let mut stage = Stage::new().await?;
     let sandbox = pod_config(&stage.world, "rotated");
     let pod = stage.world.run_pod(&sandbox).await?;
-    let script = "mkfifo /tmp/f; echo here; while read line </tmp/f; do echo $line; done";
+    let script =
+        "mkfifo /tmp/f; exec 3<>/tmp/f; echo here; while read line <&3; do echo $line; done";
     let config = stage
         .world
         .container_config("rotated", &["sh", "-c", script]);

@@ -83,8 +83,17 @@ impl Children {
                     others.push(ended);
                 }
             }
-            if found.is_some() {
-                return Ok(found);
+            if let Some(found) = found {
+                // Whoever hangs up closes streams too, which may be what it has ended of.
+                let mut fds: Vec<PollFd> = watched
+                    .map(|fd| PollFd::new(fd, PollFlags::empty()))
+                    .into_iter()
+                    .collect();
+                if poll(&mut fds, PollTimeout::ZERO)? > 0 {
+                    others.push(found);
+                    return Ok(None);
+                }
+                return Ok(Some(found));
             }
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(watched.map(|fd| PollFd::new(fd, PollFlags::empty())));

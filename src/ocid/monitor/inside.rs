@@ -128,16 +128,24 @@ impl<'a> Inside<'a> {
 
     /// The exit code of what was started; `None` as above.
     pub fn end(&mut self, pid: i32) -> Result<Option<i32>, MonitorError> {
-        if let Some(ended) = self.others.iter().find(|e| e.pid == pid) {
-            return Ok(Some(ended.exit_code));
+        if let Some(exit_code) = self.ended(pid) {
+            return Ok(Some(exit_code));
         }
         let process = Pid::from_raw(pid);
         if let Some(ended) = self.wait(process, self.deadline, self.caller)? {
             return Ok(Some(ended.exit_code));
         }
         self.kill_all(Some(pid))?;
-        self.wait(process, Some(Instant::now() + REAP_LIMIT), None)?;
+        if self.ended(pid).is_none() {
+            self.wait(process, Some(Instant::now() + REAP_LIMIT), None)?;
+        }
         Ok(None)
+    }
+
+    /// The exit code of one that has ended beside what was waited for.
+    fn ended(&self, pid: i32) -> Option<i32> {
+        let ended = self.others.iter().find(|e| e.pid == pid)?;
+        Some(ended.exit_code)
     }
 
     fn wait(

@@ -79,14 +79,16 @@ async fn exec(
     attend(session, channels).await.map_err(failed)
 }
 
-/// Moves bytes until the command has ended and all that it wrote is sent.
+/// Moves bytes until the command has ended and all that it wrote is sent. Given up when the client is gone: then
+/// the command must be killed, not told by the end of its input or by a broken pipe, which would have it leave its
+/// children behind. So its streams are closed after the session, and by nobody when the client is gone.
 async fn attend(
-    mut session: Session,
+    mut given: Session,
     channels: &mut Channels,
 ) -> std::result::Result<Outcome, RuntimeError> {
     let ended = CancellationToken::new();
-    let (stdout, stderr) = (session.stdout.take(), session.stderr.take());
-    let terminal = session.terminal.take().map(Terminal::new).transpose();
+    let (mut stdout, mut stderr) = (given.stdout.take(), given.stderr.take());
+    let terminal = given.terminal.take().map(Terminal::new).transpose();
     let terminal = match terminal {
         Ok(terminal) => terminal,
         Err(error) => {
@@ -94,11 +96,14 @@ async fn attend(
             None
         }
     };
-    let pipe = session.stdin.take().map(pipe::Sender::from_owned_fd);
+    let pipe = given.stdin.take().map(pipe::Sender::from_owned_fd);
+    let mut pipe = pipe.and_then(std::result::Result::ok);
+    let gone = channels.gone.clone();
+    let mut session = given;
     let input = async {
-        match (channels.stdin.as_mut(), &terminal, pipe) {
-            (Some(stdin), Some(terminal), _) => type_in(stdin, terminal).await,
-            (Some(stdin), None, Some(Ok(pipe))) => feed(stdin, pipe).await,
+        match (channels.stdin.as_mut(), &terminal) {
+            (Some(stdin), Some(terminal)) => type_in(stdin, terminal).await,
+            (Some(stdin), None) => feed(stdin, &mut pipe, &gone).await,
             _ => {}
         }
     };
@@ -116,8 +121,8 @@ async fn attend(
             Some(terminal) => show(terminal, channels.stdout.as_mut(), &ended).await,
             None => {
                 tokio::join!(
-                    pump(stdout, channels.stdout.as_mut(), &ended),
-                    pump(stderr, channels.stderr.as_mut(), &ended),
+                    pump(&mut stdout, channels.stdout.as_mut(), &ended, &gone),
+                    pump(&mut stderr, channels.stderr.as_mut(), &ended, &gone),
                 );
             }
         }
@@ -140,12 +145,15 @@ async fn attend(
 }
 
 /// The client's input into a pipe, whose end follows it.
-async fn feed(stdin: &mut Input, mut pipe: pipe::Sender) {
-    while let Some(bytes) = stdin.read().await {
+async fn feed(stdin: &mut Input, pipe: &mut Option<pipe::Sender>, gone: &CancellationToken) {
+    while let (Some(bytes), Some(pipe)) = (stdin.read().await, pipe.as_mut()) {
         // The command has closed its input; what else comes is nobody's.
         if pipe.write_all(&bytes).await.is_err() {
             return;
         }
+    }
+    if !gone.is_cancelled() {
+        *pipe = None;
     }
 }
 
@@ -161,18 +169,19 @@ async fn type_in(stdin: &mut Input, terminal: &Terminal) {
 /// One output to the client, until its end; after the command's end only what is there by then, for a process
 /// that the command has left behind may hold it open.
 async fn pump<R: AsyncRead + AsFd + Unpin>(
-    pipe: Option<R>,
+    place: &mut Option<R>,
     output: Option<&mut Output>,
     ended: &CancellationToken,
+    gone: &CancellationToken,
 ) {
-    let (Some(mut pipe), Some(output)) = (pipe, output) else {
+    let (Some(pipe), Some(output)) = (place.as_mut(), output) else {
         return;
     };
     let mut buffer = BytesMut::new();
     let mut rest = None;
     loop {
         if rest.is_none() && ended.is_cancelled() {
-            rest = Some(fd::readable(&pipe).unwrap_or(0));
+            rest = Some(fd::readable(&*pipe).unwrap_or(0));
         }
         if rest == Some(0) {
             break;
@@ -187,6 +196,10 @@ async fn pump<R: AsyncRead + AsFd + Unpin>(
         }
         rest = rest.map(|rest: usize| rest.saturating_sub(count));
         if output.write(buffer.split().freeze()).await.is_err() {
+            // One that wants no more of this stream alone breaks its pipe.
+            if !gone.is_cancelled() {
+                *place = None;
+            }
             return;
         }
     }

@@ -194,7 +194,7 @@ async fn send<S>(
 async fn receive<S>(
     mut stream: SplitStream<WebSocketStream<S>>,
     mut hung_up: HungUp,
-    mut channels: Vec<(u8, Option<mpsc::Sender<Piece>>)>,
+    channels: &mut [(u8, Option<mpsc::Sender<Piece>>)],
     version: u8,
     base64: bool,
 ) where
@@ -213,7 +213,7 @@ async fn receive<S>(
             return;
         };
         if number == CLOSE && version >= 5 {
-            for (channel, sender) in &mut channels {
+            for (channel, sender) in channels.iter_mut() {
                 if data.first() == Some(channel) {
                     *sender = None;
                 }
@@ -262,10 +262,12 @@ where
     let gone = gone.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = receive(stream, hung_up, senders, version, base64) => {}
+            () = receive(stream, hung_up, &mut senders, version, base64) => {}
             () = gone.cancelled() => {}
         }
+        // Before its channels end: that alone would only be the end of its input.
         gone.cancel();
+        drop(senders);
     });
     (out, receivers)
 }
