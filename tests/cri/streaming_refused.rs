@@ -114,7 +114,7 @@ async fn what_is_no_request_for_a_stream_is_refused() -> Result<()> {
         ),
         ("400", format!("{post}{SPDY}X: a\r\n folded: b\r\n")),
         ("400", "\0\0\0\0 nonsense\r\n".to_owned()),
-        ("431", format!("{post}{SPDY}X: {}\r\n", "x".repeat(100_000))),
+        ("431", format!("{post}{SPDY}X: {}\r\n", "x".repeat(400_000))),
     ];
     for (status, head) in cases {
         // Each is followed by a good request, which must not be answered.

@@ -23,7 +23,7 @@ use crate::host::hangup::HungUp;
 
 /// How long a client may take over TLS and the head of its request.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(30);
-/// The longest head.
+/// The longest head; what comes in the same read counts only once it is there, so one of twice the size may pass.
 const HEAD_MAX: usize = 64 << 10;
 
 /// A connection from its upgrade on.
