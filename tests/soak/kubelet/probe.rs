@@ -109,7 +109,8 @@ pub async fn stream(node: &Node, id: &str) -> Result<()> {
             Ok(())
         }
         Ok(_) | Err(_) if node.deaths.count() != since => Ok(()),
-        Ok((_, Ended::Exit(137) | Ended::Failed(_))) if !node.may_run(id).await? => Ok(()),
+        // With its container, whose end is told a little later.
+        Ok((_, Ended::Exit(137) | Ended::Failed(_))) => ends(node, id).await,
         Ok(other) => bail!("exec in {id}: {other:?}"),
         Err(error) => {
             let told = || format!("exec in {id}: {error:#}");
