@@ -182,6 +182,8 @@ fn a_daemon_that_is_told_to_end_leaves_its_containers() -> Result<()> {
     machine.write("/srv/pod.json", pod_config("polite"), 0o644)?;
     let pod = ocic_ok(&machine, &["pod", "create", "--config", "/srv/pod.json"])?;
     let redis = run(&machine, &pod, "redis", &image, &[])?;
+    let log = machine.path("/var/log/pods/polite/redis.log");
+    file_with(&log, "Ready to accept connections", Duration::from_secs(60))?;
     daemon.end(Signal::SIGTERM)?;
     machine.run(&["pgrep", "-x", "redis-server"])?;
     let _daemon = Daemon::start(&machine)?;
