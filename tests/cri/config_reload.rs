@@ -252,12 +252,13 @@ async fn the_log_says_whom_a_call_is_about_and_only_what_is_wanted() -> Result<(
         vec!["create_container{", &pod, &id, "container is created"],
         vec!["start_container{", &pod, &id, "container is started"],
     ] {
-        let output = world.daemon().output();
         // Colours are for terminals.
-        let found = output
-            .lines()
-            .any(|line| parts.iter().all(|part| line.contains(*part)));
-        ensure!(found, "no line with {parts:?} in\n{output}");
+        eventually(&format!("a line with {parts:?}"), async || {
+            let output = world.daemon().output();
+            let mut lines = output.lines();
+            Ok(lines.any(|line| parts.iter().all(|part| line.contains(*part))))
+        })
+        .await?;
     }
     // By a beginning of an id the whole one is found.
     let short = &id[..12];
@@ -267,13 +268,13 @@ async fn the_log_says_whom_a_call_is_about_and_only_what_is_wanted() -> Result<(
         .await?;
     let refused = world.client.start_container(short).await;
     ensure!(refused.is_err());
-    let output = world.daemon().output();
-    let line = output.lines().rfind(|line| line.contains("refused"));
-    let line = line.context("no refusal")?;
-    ensure!(
-        line.contains("start_container{") && line.contains(&id) && line.contains(&pod),
-        "{line}"
-    );
+    eventually("the refusal in the log", async || {
+        let output = world.daemon().output();
+        let told = ["refused", "start_container{", &id, &pod];
+        let mut lines = output.lines();
+        Ok(lines.any(|line| told.iter().all(|part| line.contains(*part))))
+    })
+    .await?;
 
     // A module's own level, and lines by what is in them.
     let lines = || world.daemon().output().lines().count();
@@ -289,11 +290,13 @@ async fn the_log_says_whom_a_call_is_about_and_only_what_is_wanted() -> Result<(
     world
         .run(&quiet, &world.pod_config("quiet"), config)
         .await?;
+    eventually("the new pod in the log", async || {
+        Ok(since(before)
+            .iter()
+            .any(|line| line.contains("pod is ready")))
+    })
+    .await?;
     let said = since(before);
-    ensure!(
-        said.iter().any(|line| line.contains("pod is ready")),
-        "{said:?}"
-    );
     ensure!(
         !said.iter().any(|line| line.contains("container is")),
         "{said:?}"
