@@ -18,7 +18,7 @@ use crate::streams::{self, ApiServer, Behind, LIMIT, STREAMED, all, dial};
 use crate::world::World;
 
 /// Serves a listener: everything that comes goes back, and once the other side has ended its half, `last`.
-fn serve(listener: std::net::TcpListener, last: &'static [u8]) -> Result<()> {
+pub fn serve(listener: std::net::TcpListener, last: &'static [u8]) -> Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     tokio::spawn(async move {

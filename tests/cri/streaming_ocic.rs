@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
+use crate::streaming_forward::serve;
 use crate::streams::{LIMIT, STREAMED, dial};
 use crate::support::node::{ocic, ocic_fails};
 use crate::world::World;
@@ -55,18 +55,7 @@ async fn people_exec_attach_and_forward() -> Result<()> {
     let net = machine.path(format!("/run/ocid/ns/{pod}/net"));
     let bind = || std::net::TcpListener::bind("127.0.0.1:7000");
     let listener = crio_setup::host::namespace::run_in(&net, bind)??;
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    tokio::spawn(async move {
-        while let Ok((mut io, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = io.split();
-                tokio::io::copy(&mut reader, &mut writer).await?;
-                writer.write_all(b"bye\n").await?;
-                writer.shutdown().await
-            });
-        }
-    });
+    serve(listener, b"bye\n")?;
     let forward = machine.spawn(&[&program, "port-forward", &pod, ":7000", ":9"], &[])?;
     let said = forward.line_with("to 7000", LIMIT)?;
     let local = said.split(' ').nth(2).context("no address")?;

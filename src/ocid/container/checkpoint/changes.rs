@@ -133,6 +133,10 @@ impl<W: Write> Walk<'_, W> {
         if kind == SFlag::S_IFDIR {
             return self.add_folder(folder, name, path, stat, place);
         }
+        // Tar has no sockets, and without its process one is nothing.
+        if kind == SFlag::S_IFSOCK {
+            return Ok(());
+        }
         let mut header = header(stat);
         if stat.st_nlink > 1 {
             let place = (stat.st_dev, stat.st_ino);
@@ -160,7 +164,7 @@ impl<W: Write> Walk<'_, W> {
                 header.set_device_minor(number(minor(stat.st_rdev))?)?;
                 self.tar.append_data(&mut header, path, io::empty())
             }
-            // Sockets: tar has none, and without its process one is nothing.
+            // The kernel knows no others.
             _ => Ok(()),
         }
     }
