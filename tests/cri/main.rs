@@ -39,6 +39,7 @@ mod life;
 mod life_trouble;
 mod logs;
 mod ocic_complete;
+mod ocic_lists;
 mod ocic_logs;
 mod ocic_tls;
 mod ocic_verbs;
