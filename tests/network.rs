@@ -303,6 +303,31 @@ fn an_add_that_was_cut_short_is_undone_without_its_result() {
     });
 }
 
+/// host-local killed between making a lease's file and writing whose it is.
+#[test]
+fn a_lease_that_was_never_written_is_nobodys() {
+    on_a_machine("10.97.22.0/24", |machine| async move {
+        let (lives, dies) = (machine.pod("lives"), machine.pod("dies"));
+        let living = machine.network.add(&lives.net).await.unwrap();
+        assert_eq!(living.ips, [ip("10.97.22.2")]);
+        let unwritten = machine.dir.path().join("leases/mynet/10.97.22.3");
+        fs::write(&unwritten, "").unwrap();
+        machine.network.del(&dies.net, None).await.unwrap();
+        assert_eq!(machine.leases(), ["10.97.22.2"]);
+
+        // A power cut: the namespace is gone, too.
+        fs::write(&unwritten, "").unwrap();
+        lives.end();
+        machine
+            .network
+            .del(&lives.net, Some(&living))
+            .await
+            .unwrap();
+        dies.end();
+        assert_eq!(machine.leases(), Vec::<String>::new());
+    });
+}
+
 #[test]
 fn pods_come_and_go_side_by_side() {
     on_a_machine("10.97.20.0/24", |machine| async move {

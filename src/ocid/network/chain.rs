@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::conf::NetworkConf;
+use super::lease;
 use super::{INTERFACE, NetworkError, PodNetwork, result};
 use crate::host::command::{Command, CommandError};
 
@@ -131,14 +132,16 @@ impl Chain<'_> {
     /// Where an ADD did not come to its end, a failing DEL is worth a second one: the bridge plugin
     /// (1.1.1) removes interface and lease and then fails on a masquerade rule that was never made;
     /// asked again it finds everything gone.
+    ///
+    /// An address that the plugin was killed at taking would be nobody's: it goes, too.
     async fn del_twice(&self, count: usize, result: Option<&Value>) -> Result<(), NetworkError> {
-        match self.del_first(count, result).await {
-            Err(e) => {
-                tracing::debug!(network = self.conf.name, error = %e, "delete once more");
-                self.del_first(count, result).await
-            }
-            done => done,
+        let mut done = self.del_first(count, result).await;
+        if let Err(e) = &done {
+            tracing::debug!(network = self.conf.name, error = %e, "delete once more");
+            done = self.del_first(count, result).await;
         }
+        lease::drop_unwritten(self.conf).await;
+        done
     }
 
     /// DEL for the first `count` plugins, in reverse.

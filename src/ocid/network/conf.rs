@@ -182,6 +182,18 @@ impl NetworkConf {
         self.plugins.iter().filter_map(Plugin::ipam_type)
     }
 
+    /// For each plugin whose addresses are host-local's: the folder of the leases, if it is named.
+    pub(super) fn host_local(&self) -> impl Iterator<Item = Option<&str>> {
+        let of_it = self
+            .plugins
+            .iter()
+            .filter(|p| p.ipam_type() == Some("host-local"));
+        of_it.map(|p| {
+            let dir = p.object.get("ipam")?.get("dataDir")?.as_str()?;
+            (!dir.is_empty()).then_some(dir)
+        })
+    }
+
     /// The list as JSON, from which [`from_json`] makes the same again.
     pub(super) fn to_json(&self) -> Value {
         let plugins: Vec<&Map<String, Value>> = self.plugins.iter().map(|p| &p.object).collect();

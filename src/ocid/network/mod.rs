@@ -11,6 +11,7 @@ mod chain;
 mod conf;
 mod error;
 mod folder;
+mod lease;
 mod pod;
 mod result;
 mod stray;
@@ -177,10 +178,15 @@ impl Network {
         };
         let chain = self.chain(&conf, Some(subject))?;
         let _permit = self.at_work.acquire().await.ok();
-        match attachment {
+        let done = match attachment {
             Some(attachment) => chain.del(&attachment.result).await,
             None => chain.del_half_made().await,
+        };
+        if attachment.is_some() && !pinned {
+            // After a power cut, say.
+            lease::drop_unwritten(&conf).await;
         }
+        done
     }
 
     fn network(&self, dir: &Path) -> Result<NetworkConf, NetworkError> {
