@@ -321,7 +321,9 @@ fn everything_is_killed(layout: &str) {
     let child = scratch.children.first_mut().unwrap();
     assert!(!child.wait().unwrap().success());
     assert!(scratch.cgroups.pids(pod.path()).unwrap().is_empty());
-    assert_eq!(scratch.cgroups.oom_kills(pod.path()).unwrap(), Some(0));
+    // Nobody counts in a hierarchy without the memory controller.
+    let oom_kills = scratch.cgroups.oom_kills(pod.path()).unwrap();
+    assert_eq!(oom_kills.unwrap_or(0), 0);
     scratch.cgroups.release("a", &inner).unwrap();
     assert!(!scratch.exists(&scratch.top));
 }
