@@ -11,3 +11,4 @@ mod support;
 mod survival;
 mod tutorial;
 mod upstream;
+mod vagrant;

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::Container;
 use super::remove::release;
 use crate::host::clock::now_ns;
@@ -37,7 +39,29 @@ pub fn watch_monitor(daemon: &Arc<Daemon>, container: &Arc<Container>) {
 }
 
 /// Records the end of a container whose monitor is gone, and gives back what it held.
-pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
+    note(daemon, container).await?;
+    give_back(daemon, container).await
+}
+
+/// Gives back what an ended container held, in a task of its own that waits for one of `places`.
+pub fn give_back_later(daemon: &Arc<Daemon>, container: &Arc<Container>, places: &Arc<Semaphore>) {
+    let (daemon, container, places) = (
+        Arc::clone(daemon),
+        Arc::clone(container),
+        Arc::clone(places),
+    );
+    let tasks = daemon.tasks.clone();
+    tasks.spawn(async move {
+        let _place = places.acquire().await;
+        if let Err(error) = give_back(&daemon, &container).await {
+            tracing::error!(container = %container.now().id, %error, "an ended container is not cleaned up");
+        }
+    });
+}
+
+/// Records the end of a container whose monitor is gone.
+pub async fn note(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let record = container.now();
     if !matches!(record.phase, Phase::Stopped | Phase::Removing) {
         let exit = match last_words(daemon, &record).await {
@@ -70,8 +94,13 @@ pub async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<
         tracing::info!(container = %now.id, code = now.exit_code, reason = now.reason(), "container has ended");
     }
     failpoint::pass(Point::EndNoted).await?;
+    Ok(())
+}
+
+async fn give_back(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> {
     let _gate = container.gate().await;
-    if container.now().released || daemon.containers.get(&record.id).is_none() {
+    let record = container.now();
+    if record.released || daemon.containers.get(&record.id).is_none() {
         return Ok(());
     }
     let released = release(daemon, container).await;

@@ -4,12 +4,17 @@
 //! - being removed: removed;
 //! - of an earlier boot: nothing of it runs; it is stopped and stays listed until it is removed;
 //! - else it is as the record says, and an exit that happened meanwhile is read from its record.
+//!
+//! What ended containers still hold is given back while the daemon serves already: that takes a run of
+//! the runtime for each, and a node may have lost all of them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use super::record::{ContainerRecord, Phase, Record, SandboxRecord, boot_id};
 use crate::host::clock::now_ns;
@@ -20,10 +25,14 @@ use crate::ocid::monitor;
 use crate::ocid::runtime::exits;
 use crate::ocid::sandbox::{Sandbox, stop as sandbox_stop, teardown};
 
+/// Ended containers that are cleaned up at once; each is mostly the runtime at work.
+const AT_ONCE: usize = 4;
+
 /// Reads every record and puts right what a crash or a reboot left. Only what cannot be read at all is
 /// an error; what cannot be cleaned up is said in the log and does not keep the daemon from serving.
 pub async fn restore(daemon: &Arc<Daemon>) -> Result<()> {
     let boot = boot_id();
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut known = BTreeSet::new();
     for id in ids(&daemon.root().join("sandboxes"))? {
         known.insert(id.clone());
@@ -45,7 +54,7 @@ pub async fn restore(daemon: &Arc<Daemon>) -> Result<()> {
         match ContainerRecord::load(&folder) {
             Ok(Some(record)) => {
                 let container = Arc::new(Container::new(folder, record));
-                if let Err(error) = restore_container(daemon, &container, &boot).await {
+                if let Err(error) = restore_container(daemon, &container, &boot, &places).await {
                     tracing::error!(container = %id, %error, "a container was not put right");
                 }
             }
@@ -111,6 +120,7 @@ async fn restore_container(
     daemon: &Arc<Daemon>,
     container: &Arc<Container>,
     boot: &str,
+    places: &Arc<Semaphore>,
 ) -> Result<()> {
     if container.now().boot_id != boot {
         forget_processes(daemon, container)?;
@@ -151,7 +161,9 @@ async fn restore_container(
         exit::watch_monitor(daemon, container);
         return Ok(());
     }
-    exit::settle(daemon, container).await
+    exit::note(daemon, container).await?;
+    exit::give_back_later(daemon, container, places);
+    Ok(())
 }
 
 /// After a reboot the numbers of a container's processes are those of others, in its record and in its
