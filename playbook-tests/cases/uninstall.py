@@ -12,6 +12,8 @@ EXPLAINED = (
     r"^/srv/registry.yml",
     r"^/root/(examples|\.rediscli_history|\.docker)",
     r"^/var/lib/(apt|dpkg)",
+    # docker.io makes it and its purge leaves it.
+    r"^/etc/group docker:",
     # Empty, and removed with the last package that could have put something there.
     r"^/etc/apparmor.d/disable$",
     r"^run (registry|systemd-resolve|xtables)",

@@ -37,7 +37,7 @@ SURROUNDINGS = r"""
 for f in /etc/passwd /etc/group /etc/hosts /etc/shells; do sort $f | sed "s|^|$f |"; done
 dpkg-query -W -f 'package ${Package} ${db:Status-Status}\n'
 ip -o link | sed -E 's/^[0-9]+: ([^:@]+).*/link \1/'
-ip -o route show table all | sed -E 's/^/route /'
+ip -o route show table all | sed -E 's/ expires [0-9]+sec//; s/^/route /'
 ip -o rule | sed 's/^/rule /'
 for key in net.ipv4.ip_forward net.ipv6.conf.all.forwarding; do echo "sysctl $key $(sysctl -n $key)"; done
 if command -v nft >/dev/null; then nft list ruleset | sed 's/^/nft /'; fi
