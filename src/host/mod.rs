@@ -33,6 +33,7 @@ pub mod spawn;
 pub mod systemd;
 pub mod tcp_repair;
 pub mod terminal;
+pub(crate) mod text;
 pub mod tty;
 pub mod usage;
 pub mod users;

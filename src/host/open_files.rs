@@ -1,10 +1,20 @@
-//! Files that a process has open, and how many it may have (proc_pid_fd(5), proc_pid_limits(5)).
+//! Files that a process has open, and how many it may have (proc_pid_fd(5), prlimit(2)).
+#![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use super::context::during;
+
+/// What the link of an open socket begins with; a file's begins with a slash.
+const SOCKET: &[u8] = b"socket:";
 
 /// Open descriptors of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,42 +27,82 @@ pub struct OpenFiles {
 pub fn of_process(pid: i32) -> io::Result<OpenFiles> {
     let folder = format!("/proc/{pid}/fd");
     let mut found = OpenFiles::default();
-    let entries = match fs::read_dir(&folder) {
-        Err(e) if has_ended(&e) => return Ok(found),
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut entries = match Dir::open(folder.as_str(), flags, Mode::empty()) {
+        Err(Errno::ENOENT | Errno::ESRCH) => return Ok(found),
         other => other.map_err(during(format_args!("list `{folder}`")))?,
     };
-    for entry in entries {
-        let path = match entry {
-            Err(e) if has_ended(&e) => break,
-            other => other
-                .map_err(during(format_args!("list `{folder}`")))?
-                .path(),
+    // SAFETY: the folder stays open for as long as `entries` lives, which is longer than this.
+    let links = unsafe { BorrowedFd::borrow_raw(entries.as_raw_fd()) };
+    for entry in entries.iter() {
+        let entry = match entry {
+            Err(Errno::ENOENT | Errno::ESRCH) => break,
+            other => other.map_err(during(format_args!("list `{folder}`")))?,
         };
-        match fs::read_link(&path) {
-            Ok(target) => {
+        let name = entry.file_name();
+        if name.to_bytes().starts_with(b".") {
+            continue;
+        }
+        match is_socket(links, name) {
+            Ok(socket) => {
                 found.all += 1;
-                found.sockets += u64::from(is_socket(&target));
+                found.sockets += u64::from(socket);
             }
             // Closed meanwhile.
             Err(e) if has_ended(&e) => {}
-            Err(e) => return Err(during(format_args!("read `{}`", path.display()))(e)),
+            Err(e) => {
+                let shown = format!("{folder}/{}", name.to_string_lossy());
+                return Err(during(format_args!("read `{shown}`"))(e));
+            }
         }
     }
     Ok(found)
 }
 
+/// Does this link lead to a socket? No more of it is read than tells, nor is what it leads to asked, which may be a
+/// file of a server that does not answer.
+fn is_socket(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+    let mut target = [0_u8; SOCKET.len()];
+    // SAFETY: an open folder, a name with its end, and room of the length that is given.
+    let length = unsafe {
+        libc::readlinkat(
+            folder.as_raw_fd(),
+            name.as_ptr(),
+            target.as_mut_ptr().cast(),
+            target.len(),
+        )
+    };
+    Errno::result(length)?;
+    Ok(target == SOCKET)
+}
+
 /// How many files a process may have open, by its soft limit; `None` where it has ended or there is no limit.
 pub fn soft_limit(pid: i32) -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: nothing is set, and the kernel writes one `rlimit` to where there is one.
+    let asked = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit) };
+    match Errno::result(asked) {
+        Ok(_) => Ok(Some(limit.rlim_cur).filter(|limit| *limit != libc::RLIM_INFINITY)),
+        Err(Errno::ESRCH) => Ok(None),
+        // Of another user, to whom lacks CAP_SYS_RESOURCE; the file is anybody's to read.
+        Err(Errno::EPERM) => soft_limit_by_file(pid),
+        Err(e) => Err(during(format_args!("ask for the limits of process {pid}"))(
+            e,
+        )),
+    }
+}
+
+/// As [`soft_limit`], from proc_pid_limits(5).
+fn soft_limit_by_file(pid: i32) -> io::Result<Option<u64>> {
     let path = format!("/proc/{pid}/limits");
     match fs::read_to_string(&path) {
         Ok(text) => Ok(parse_limit(&text)),
         Err(e) if has_ended(&e) => Ok(None),
         Err(e) => Err(during(format_args!("read `{path}`"))(e)),
     }
-}
-
-fn is_socket(target: &Path) -> bool {
-    target.to_str().is_some_and(|t| t.starts_with("socket:"))
 }
 
 fn has_ended(e: &io::Error) -> bool {
@@ -93,7 +143,10 @@ mod tests {
         assert_eq!(parse_limit(text), Some(1024));
         let (soft, _) =
             nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
-        assert_eq!(soft_limit(std::process::id() as i32).unwrap(), Some(soft));
-        assert_eq!(soft_limit(i32::MAX).unwrap(), None);
+        let own = std::process::id() as i32;
+        for ask in [soft_limit, soft_limit_by_file] {
+            assert_eq!(ask(own).unwrap(), Some(soft));
+            assert_eq!(ask(i32::MAX).unwrap(), None);
+        }
     }
 }

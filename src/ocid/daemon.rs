@@ -27,6 +27,7 @@ use super::state::table::Table;
 use super::stats::Stats;
 use super::streaming::Streaming;
 use crate::host::cgroup::{Cgroups, Driver, PodCgroup};
+use crate::host::interfaces::Interfaces;
 
 /// One daemon: settings, parts, and everything it keeps.
 pub struct Daemon {
@@ -41,6 +42,7 @@ pub struct Daemon {
     pub containers: Table<Container>,
     pub names: Names,
     pub cgroups: Cgroups,
+    pub interfaces: Interfaces,
     pub joined: Joined,
     pub streaming: Streaming,
     pub checkpoints: Checkpoints,
@@ -73,6 +75,7 @@ impl Daemon {
             settings: RwLock::new(Arc::new(settings)),
             workshop,
             cgroups: Cgroups::detect().map_err(Error::io("look at", "/sys/fs/cgroup"))?,
+            interfaces: Interfaces::default(),
             sandboxes: Table::new("pod"),
             containers: Table::new("container"),
             names: Names::default(),
@@ -109,6 +112,11 @@ impl Daemon {
     /// Pinned namespaces of a pod.
     pub fn namespaces(&self, sandbox: &str) -> PathBuf {
         self.runroot().join("ns").join(sandbox)
+    }
+
+    /// The network's among them.
+    pub fn network_namespace(&self, sandbox: &str) -> PathBuf {
+        self.namespaces(sandbox).join("net")
     }
 
     /// A pod's files and /dev/shm.

@@ -4,6 +4,7 @@
 
 #[path = "../node/support/mod.rs"]
 mod support;
+mod wire;
 mod world;
 
 // The registry that does as the test says, and what it serves.

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crio_setup::cri::v1;
+use prost::Message;
 
+use crate::wire::Wire;
 use crate::world::World;
 
 const PODS: usize = 100;
@@ -51,18 +53,20 @@ impl fmt::Display for Row {
     }
 }
 
-/// Makes a call again and again; what it answers must fit.
-async fn measure<T>(
+/// Makes a call again and again; what it answers must fit. Timed until the last byte of the answer is here: what
+/// the client then makes of it is its own.
+async fn measure<A: Message + Default>(
+    wire: &Wire,
     name: &'static str,
-    mut call: impl AsyncFnMut() -> Result<T>,
-    fits: impl Fn(&T) -> bool,
+    request: impl Message + Clone + 'static,
+    fits: impl Fn(&A) -> bool,
 ) -> Result<Row> {
     let mut times = Vec::new();
     for _ in 0..=CALLS {
         let start = Instant::now();
-        let answer = call().await?;
+        let answer = wire.call(name, request.clone()).await?;
         times.push(start.elapsed());
-        ensure!(fits(&answer), "{name} answers something else");
+        ensure!(fits(&A::decode(answer)?), "{name} answers something else");
     }
     Row::of(name, times)
 }
@@ -89,67 +93,66 @@ async fn two_hundred_containers() -> Result<()> {
         }
     }
     let (pod, container) = last.context("nothing runs")?;
-    let runtime = || world.client.runtime();
-    let list = async || {
-        let request = v1::ListContainerStatsRequest { filter: None };
-        let answer = runtime().list_container_stats(request).await?;
-        Ok(answer.into_inner().stats)
-    };
-    let one = async || {
-        let container_id = container.clone();
-        let request = v1::ContainerStatsRequest { container_id };
-        let answer = runtime().container_stats(request).await?;
-        Ok(answer.into_inner().stats)
-    };
-    let list_pods = async || {
-        let request = v1::ListPodSandboxStatsRequest { filter: None };
-        let answer = runtime().list_pod_sandbox_stats(request).await?;
-        Ok(answer.into_inner().stats)
-    };
-    let one_pod = async || {
-        let pod_sandbox_id = pod.clone();
-        let request = v1::PodSandboxStatsRequest { pod_sandbox_id };
-        let answer = runtime().pod_sandbox_stats(request).await?;
-        Ok(answer.into_inner().stats)
-    };
-    let metrics = async || {
-        let request = v1::ListPodSandboxMetricsRequest {};
-        let answer = runtime().list_pod_sandbox_metrics(request).await?;
-        Ok(answer.into_inner().pod_metrics)
-    };
-    let filesystems = async || {
-        let mut images = world.client.images();
-        let answer = images.image_fs_info(v1::ImageFsInfoRequest {}).await?;
-        Ok(answer.into_inner().container_filesystems)
-    };
+    let wire = Wire::to(world.socket()).await?;
     let whole = |stats: &v1::ContainerStats| {
         stats.cpu.is_some() && stats.memory.is_some() && stats.writable_layer.is_some()
     };
+    let pod_sandbox_id = pod;
     let rows = [
-        measure("ListContainerStats", list, |found| {
-            found.len() == PODS * EACH && found.iter().all(whole)
-        })
+        measure::<v1::ListContainerStatsResponse>(
+            &wire,
+            "ListContainerStats",
+            v1::ListContainerStatsRequest { filter: None },
+            |found| found.stats.len() == PODS * EACH && found.stats.iter().all(whole),
+        )
         .await?,
-        measure("ContainerStats", one, |found| {
-            found.as_ref().is_some_and(whole)
-        })
+        measure::<v1::ContainerStatsResponse>(
+            &wire,
+            "ContainerStats",
+            v1::ContainerStatsRequest {
+                container_id: container,
+            },
+            |found| found.stats.as_ref().is_some_and(whole),
+        )
         .await?,
-        measure("ListPodSandboxStats", list_pods, |found| {
-            let own = |pod: &v1::PodSandboxStats| pod.linux.as_ref()?.network.clone();
-            found.len() == PODS && found.iter().all(|pod| own(pod).is_some())
-        })
+        measure::<v1::ListPodSandboxStatsResponse>(
+            &wire,
+            "ListPodSandboxStats",
+            v1::ListPodSandboxStatsRequest { filter: None },
+            |found| {
+                let own = |pod: &v1::PodSandboxStats| pod.linux.as_ref()?.network.clone();
+                found.stats.len() == PODS && found.stats.iter().all(|pod| own(pod).is_some())
+            },
+        )
         .await?,
-        measure("PodSandboxStats", one_pod, |found| {
-            let linux = found.as_ref().and_then(|found| found.linux.as_ref());
-            linux.is_some_and(|linux| linux.containers.len() == EACH)
-        })
+        measure::<v1::PodSandboxStatsResponse>(
+            &wire,
+            "PodSandboxStats",
+            v1::PodSandboxStatsRequest { pod_sandbox_id },
+            |found| {
+                let pod = found.stats.as_ref();
+                let linux = pod.and_then(|pod| pod.linux.as_ref());
+                linux.is_some_and(|linux| linux.containers.len() == EACH)
+            },
+        )
         .await?,
-        measure("ListPodSandboxMetrics", metrics, |found| {
-            let containers = |pod: &v1::PodSandboxMetrics| pod.container_metrics.len() == EACH;
-            found.len() == PODS && found.iter().all(containers)
-        })
+        measure::<v1::ListPodSandboxMetricsResponse>(
+            &wire,
+            "ListPodSandboxMetrics",
+            v1::ListPodSandboxMetricsRequest {},
+            |found| {
+                let has_all = |pod: &v1::PodSandboxMetrics| pod.container_metrics.len() == EACH;
+                found.pod_metrics.len() == PODS && found.pod_metrics.iter().all(has_all)
+            },
+        )
         .await?,
-        measure("ImageFsInfo", filesystems, |found| found.len() == 1).await?,
+        measure::<v1::ImageFsInfoResponse>(
+            &wire,
+            "ImageFsInfo",
+            v1::ImageFsInfoRequest {},
+            |found| !found.container_filesystems.is_empty(),
+        )
+        .await?,
     ];
     println!("{} containers in {PODS} pods, ms of {CALLS}", PODS * EACH);
     println!("{:<24}   median    least      p90    first", "");

@@ -189,6 +189,40 @@ async fn a_lost_monitor_is_noticed_and_its_container_buried() {
     world.runtime.delete(&world.id, true).await.unwrap();
 }
 
+/// A copy of the runtime's program, as it mounts one for itself in a container's state folder.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn mount(world: &World) -> Self {
+        let at = world.state_dir().join(&world.id).join("runc.Ab12Cd");
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(&at, "").unwrap();
+        let none: Option<&str> = None;
+        nix::mount::mount(Some(&runc()), &at, none, MsFlags::MS_BIND, none).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn the_mount_of_a_killed_runtime_keeps_nothing_from_being_deleted() {
+    let world = World::new("sleep 1000");
+    world.up().await;
+    let copy = Copy::mount(&world);
+    world.runtime.delete(&world.id, true).await.unwrap();
+    assert!(!copy.0.parent().unwrap().exists());
+    // Killed before it wrote a state: it knows nothing of the container.
+    let copy = Copy::mount(&world);
+    world.runtime.delete(&world.id, true).await.unwrap();
+    assert!(!copy.0.parent().unwrap().exists());
+    assert!(world.state_dir().exists());
+}
+
 /// A file system with room for one file.
 struct Tiny(PathBuf);
 

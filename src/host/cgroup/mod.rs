@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::context::during;
 use super::mount::{self, MountPoint};
+use super::text::Text;
 
 pub use limits::Limits;
 pub use parent::{Driver, ParentError, PodCgroup};
@@ -373,7 +374,14 @@ fn remove_if_empty(folder: &Path) -> io::Result<()> {
 
 /// The file's text; `None` when its cgroup is gone (ENODEV: gone while the file was open).
 fn read_if_there(file: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(file) {
+    let read = || {
+        let mut text = Text::new();
+        text.read(&fs::File::open(file)?)?;
+        let text = std::str::from_utf8(text.bytes());
+        text.map(str::to_owned)
+            .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
+    };
+    match read() {
         Ok(text) => Ok(Some(text)),
         Err(e) if is_gone(&e) => Ok(None),
         Err(e) => Err(during(format_args!("read `{}`", file.display()))(e)),

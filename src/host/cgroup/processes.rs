@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::usage::value;
 use super::{Cgroups, Hierarchy, Version, below, read_if_there, tree, write_if_there};
 use crate::host::process::PidFd;
 
@@ -60,27 +61,25 @@ impl Cgroups {
         }
     }
 
-    /// How many processes of this cgroup and those below it the kernel has killed for want of memory.
-    pub fn oom_kills(&self, path: &str) -> io::Result<u64> {
-        let file = match self.version {
-            Version::V1 => "memory.oom_control",
-            Version::V2 => "memory.events",
-        };
-        let Some(folder) = self.folder("memory", path) else {
-            return Ok(0);
-        };
-        let folders = match self.version {
-            Version::V1 => tree(&folder)?,
+    /// How many processes of this cgroup and those below it the kernel has killed for want of memory; `None` where
+    /// nobody counts. An account, as the others are ([`Cgroups::retain_accounts`]).
+    pub fn oom_kills(&self, path: &str) -> io::Result<Option<u64>> {
+        // Kernels before 4.13 do not say.
+        let count = |text: &str| Some(value(text, "oom_kill").unwrap_or(0));
+        if self.version == Version::V2 {
             // Counts those below, too.
-            Version::V2 => vec![folder],
-        };
-        let mut kills = 0;
-        for folder in folders {
-            let text = read_if_there(&folder.join(file))?.unwrap_or_default();
-            let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok();
-            kills += text.lines().find_map(count).unwrap_or(0);
+            return self.parsed("memory", path, "memory.events", count);
         }
-        Ok(kills)
+        let file = "memory.oom_control";
+        let own = self.parsed("memory", path, file, count)?;
+        let (Some(mut kills), Some(folder)) = (own, self.folder("memory", path)) else {
+            return Ok(None);
+        };
+        for below in tree(&folder)?.iter().filter(|below| **below != folder) {
+            let text = read_if_there(&below.join(file))?;
+            kills += text.and_then(|text| count(&text)).unwrap_or(0);
+        }
+        Ok(Some(kills))
     }
 
     fn kill_once(&self, path: &str, alive: &[PidFd]) -> io::Result<()> {

@@ -321,7 +321,9 @@ fn everything_is_killed(layout: &str) {
     let child = scratch.children.first_mut().unwrap();
     assert!(!child.wait().unwrap().success());
     assert!(scratch.cgroups.pids(pod.path()).unwrap().is_empty());
-    assert_eq!(scratch.cgroups.oom_kills(pod.path()).unwrap(), 0);
+    // Nobody counts in a hierarchy without the memory controller.
+    let oom_kills = scratch.cgroups.oom_kills(pod.path()).unwrap();
+    assert_eq!(oom_kills.unwrap_or(0), 0);
     scratch.cgroups.release("a", &inner).unwrap();
     assert!(!scratch.exists(&scratch.top));
 }
@@ -336,7 +338,7 @@ fn absent_is_empty(layout: &str) {
     let cgroups = &scratch.cgroups;
     assert!(cgroups.pids(&scratch.top).unwrap().is_empty());
     assert!(cgroups.kill(&scratch.top, Duration::ZERO).unwrap());
-    assert_eq!(cgroups.oom_kills(&scratch.top).unwrap(), 0);
+    assert_eq!(cgroups.oom_kills(&scratch.top).unwrap(), None);
     cgroups.remove(&scratch.top).unwrap();
     cgroups.release("a", &scratch.pod("/x")).unwrap();
 }

@@ -15,7 +15,8 @@ use std::io;
 
 use super::{Cgroups, Version, below, is_gone};
 use crate::host::context::during;
-use account::{number, pairs, parsed, psi, value};
+pub(super) use account::value;
+use account::{number, pairs, parsed, psi};
 pub(super) use files::Files;
 
 /// What processors spent, in nanoseconds.

@@ -8,6 +8,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 pub mod exits;
+mod leftovers;
 pub mod request;
 pub mod session;
 
@@ -160,17 +161,19 @@ impl Runtime {
     }
 
     /// Deletes what the runtime holds of a container: its state and cgroup; with `force` also its processes. An
-    /// unknown id is no error.
+    /// unknown id is no error. What a runtime that was killed left of it goes, too.
     pub async fn delete(&self, id: &str, force: bool) -> Result<(), RuntimeError> {
         let args: &[&str] = if force {
             &["delete", "--force", id]
         } else {
             &["delete", id]
         };
+        self.uncover(id).await?;
         match self.run("delete", id, args).await {
-            Err(RuntimeError::NoSuchContainer { .. }) => Ok(()),
-            other => other.map(drop),
+            Err(RuntimeError::NoSuchContainer { .. }) => {}
+            other => drop(other?),
         }
+        self.forget(id).await
     }
 
     /// Gives a container that is created or runs new limits; those that are not set stay.

@@ -58,11 +58,7 @@ impl SandboxRecord {
             cidrs: daemon.subnets.now(),
             // A fixed place, so that no pod can name a folder of its own.
             conf: selftest.then(|| daemon.runroot().join("selftest/net.d")),
-            ..PodNetwork::new(
-                &self.id,
-                daemon.namespaces(&self.id).join("net"),
-                &self.config,
-            )
+            ..PodNetwork::new(&self.id, daemon.network_namespace(&self.id), &self.config)
         };
         if daemon
             .settings()

@@ -86,6 +86,10 @@ fn release_local(daemon: &Daemon, record: &SandboxRecord) -> std::result::Result
     mount::unmount(&shm).map_err(Error::io("unmount", &shm))?;
     let namespaces = daemon.namespaces(&record.id);
     namespace::unpin(&namespaces).map_err(Error::io("unpin the namespaces in", &namespaces))?;
+    // It would keep the pod's network alive.
+    daemon
+        .interfaces
+        .forget(&daemon.network_namespace(&record.id));
     let cgroup = daemon.pod_cgroup(&record.config.cgroup_parent)?;
     daemon
         .cgroups

@@ -8,7 +8,7 @@ use super::container::{self, ContainerUsage};
 use super::spread::spread;
 use super::{CpuUsage, Moment, known};
 use crate::host::cgroup::{Memory, Pressure};
-use crate::host::interfaces::{self, Interface};
+use crate::host::interfaces::Interface;
 use crate::ocid::daemon::{Daemon, blocking};
 use crate::ocid::error::Result;
 use crate::ocid::state::record::{ContainerRecord, Phase, SandboxRecord};
@@ -130,12 +130,15 @@ pub(super) fn interfaces(
     let pods: Vec<_> = pods.iter().filter(own).collect();
     let namespaces: Vec<PathBuf> = pods
         .iter()
-        .map(|pod| daemon.namespaces(&pod.id).join("net"))
+        .map(|pod| daemon.network_namespace(&pod.id))
         .collect();
-    let found = interfaces::in_each(&namespaces).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the pods' interfaces could not be read");
-        Vec::new()
-    });
+    let found = daemon
+        .interfaces
+        .in_each(&namespaces)
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "the pods' interfaces could not be read");
+            Vec::new()
+        });
     let mut by_pod = HashMap::new();
     for (pod, found) in pods.iter().zip(found) {
         match found {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Files, Psi, files};
 use crate::host::cgroup::Cgroups;
 use crate::host::context::during;
+use crate::host::text::Text;
 
 /// The kernel writes "no limit" as the largest number of whole pages.
 const UNLIMITED: u64 = 1 << 62;
@@ -26,7 +27,7 @@ impl Cgroups {
         }
     }
 
-    pub(super) fn parsed<T>(
+    pub(in crate::host::cgroup) fn parsed<T>(
         &self,
         controller: &'static str,
         path: &str,
@@ -93,9 +94,12 @@ pub(super) fn parsed<T>(
     path: &Path,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> io::Result<Option<T>> {
-    let read = || match files::opened(path)? {
-        Some((_, text)) => files::understood(&text, parse).map(Some),
-        None => Ok(None),
+    let read = || {
+        let mut text = Text::new();
+        match files::opened(path, &mut text)? {
+            Some(_) => files::understood(text.bytes(), parse).map(Some),
+            None => Ok(None),
+        }
     };
     let read = read().map_err(during(format_args!("read `{}`", path.display())));
     match read? {
@@ -125,7 +129,7 @@ pub(super) fn limit(text: &str) -> Option<Option<u64>> {
 }
 
 /// The number after one key, of lines of both.
-pub(super) fn value(text: &str, key: &str) -> Option<u64> {
+pub(in crate::host::cgroup) fn value(text: &str, key: &str) -> Option<u64> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
     pairs.find(|(k, _)| *k == key)?.1.trim().parse().ok()
 }

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::host::cgroup::is_gone;
+use crate::host::text::Text;
 
 /// So many are kept, and a quarter of what this process may have open where that is less; the rest is opened for
 /// each read. 200 containers with every metric take 5000.
@@ -62,9 +62,10 @@ impl Files {
     ) -> io::Result<Option<T>> {
         let kept = self.kept(cgroup);
         let mut kept = lock(&kept);
+        let mut text = Text::new();
         if let Some(at) = kept.iter().position(|kept| kept.name == name) {
-            match kept.get(at).map(|kept| text(&kept.file)) {
-                Some(Ok(text)) => return understood(&text, parse).map(Some),
+            match kept.get(at).map(|kept| text.read(&kept.file)) {
+                Some(Ok(())) => return understood(text.bytes(), parse).map(Some),
                 // Gone, and perhaps there is another of its name.
                 Some(Err(_)) | None => drop(kept.swap_remove(at)),
             }
@@ -72,7 +73,7 @@ impl Files {
         let Some(place) = place() else {
             return Ok(None);
         };
-        let Some((file, text)) = opened(&place)? else {
+        let Some(file) = opened(&place, &mut text)? else {
             return Ok(None);
         };
         if let Some(place) = self.place() {
@@ -82,7 +83,7 @@ impl Files {
                 _place: place,
             });
         }
-        understood(&text, parse).map(Some)
+        understood(text.bytes(), parse).map(Some)
     }
 
     /// Closes what is open of a cgroup that has gone.
@@ -123,41 +124,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file and its text, opened for this one read; `None` where there is none.
-pub(super) fn opened(path: &Path) -> io::Result<Option<(File, Vec<u8>)>> {
+/// A file, opened and read; `None` where there is none.
+pub(super) fn opened(path: &Path, text: &mut Text) -> io::Result<Option<File>> {
     let file = match File::open(path) {
         Err(e) if is_gone(&e) => return Ok(None),
         other => other?,
     };
-    match text(&file) {
-        Ok(text) => Ok(Some((file, text))),
+    match text.read(&file) {
+        Ok(()) => Ok(Some(file)),
         // Pressure accounts that were switched off, at boot or for this cgroup.
         Err(e) if is_gone(&e) || e.kind() == ErrorKind::Unsupported => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// From the beginning to the end. Two reads for all but the longest: these files have no size to go by, and std's
-/// way with such is to begin with a few bytes.
-fn text(file: &File) -> io::Result<Vec<u8>> {
-    const USUAL: usize = 4096;
-    let mut bytes = vec![0; USUAL];
-    let mut length = 0;
-    loop {
-        let read = match bytes.get_mut(length..) {
-            Some(rest) => file.read_at(rest, length as u64)?,
-            None => 0,
-        };
-        if read == 0 {
-            break;
-        }
-        length += read;
-        if length == bytes.len() {
-            bytes.resize(2 * length, 0);
-        }
-    }
-    bytes.truncate(length);
-    Ok(bytes)
 }
 
 pub(super) fn understood<T>(text: &[u8], parse: impl FnOnce(&str) -> T) -> io::Result<T> {
@@ -186,7 +164,9 @@ mod tests {
         let file = dir.path().join("f");
         let written = "x 1\n".repeat(5000);
         fs::write(&file, &written).unwrap();
-        assert_eq!(opened(&file).unwrap().unwrap().1, written.as_bytes());
+        let mut text = Text::new();
+        assert!(opened(&file, &mut text).unwrap().is_some());
+        assert_eq!(text.bytes(), written.as_bytes());
     }
 
     #[test]

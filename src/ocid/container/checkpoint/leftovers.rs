@@ -23,7 +23,7 @@ pub fn clear(daemon: &Daemon, record: &ContainerRecord, pod: &SandboxRecord) {
     }
     // In the machine's own network criu locks nothing.
     if pod.config.has_own_network() {
-        let unlocked = unlock(&daemon.namespaces(&pod.id).join("net"));
+        let unlocked = unlock(&daemon.network_namespace(&pod.id));
         if let Err(error) = unlocked {
             tracing::warn!(pod = %pod.id, %error, "the network may have been left locked by criu");
         }

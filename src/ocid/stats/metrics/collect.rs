@@ -270,7 +270,7 @@ impl Of<'_> {
     }
 
     fn oom(&mut self) {
-        let kills = self.daemon.cgroups.oom_kills(self.path).map(Some);
+        let kills = self.daemon.cgroups.oom_kills(self.path);
         let kills = known("count of processes killed", &self.record.id, kills);
         self.sink.put_known(&table::OOM_EVENTS, kills);
     }
