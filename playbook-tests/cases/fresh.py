@@ -16,6 +16,6 @@ def run(node):
         state = node.ssh(f"systemctl is-active {unit}; systemctl is-enabled {unit}", check=False)
         expect("active" not in state.replace("inactive", "").split(), f"{unit}: {state}")
         expect("enabled" not in state.split(), f"{unit}: {state}")
-    errors = node.ssh("journalctl -b --no-pager -u ocid -p err -o cat", check=False)
+    errors = node.ssh("journalctl -b --no-pager -u ocid -t ocid -p err -o cat", check=False)
     expect(errors in ("", "-- No entries --"), f"the daemon complains: {errors}")
     node.state = "node"

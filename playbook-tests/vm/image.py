@@ -11,17 +11,20 @@ import pathlib
 import shutil
 import tempfile
 
-from . import oci
-from .host import Failed, attempt, cache, locked, run
+from . import mirror, oci
+from .host import Failed, Stopwatch, attempt, cache, locked, run
 
 SUITES = {"12": "bookworm", "13": "trixie"}
 SIZE = "6G"
 
-# What a cloud image of the distribution has too, as far as it matters here.
+# What a cloud image of the distribution has too, as far as it matters here; a registry and a client of redis; and
+# what the image of redis and the suite of CRI tests are made of. (Merged by `usrmerge`, /usr would cost a perl.)
 PACKAGES = (
-    "systemd-sysv dbus udev kmod openssh-server sudo iproute2 procps less apparmor ca-certificates"
-    " python3 python3-apt docker-registry redis-tools"
+    "usr-is-merged systemd-sysv dbus udev kmod openssh-server sudo iproute2 procps apparmor ca-certificates python3"
+    " docker-registry redis-server busybox-static openssl"
 ).split()
+# What the machine's own mirror has, with what it depends on.
+MIRRORED = "runc containernetworking-plugins docker.io iptables".split()
 
 # Timers would be at work in the middle of a test; the wait for the network would be for every bridge.
 MASKED = (
@@ -57,13 +60,16 @@ WantedBy=multi-user.target
 # Its mounts and whatever it starts end with it, also when it is killed.
 PRIVATE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
-# The metapackage depends on the kernel of today.
-FETCH_KERNEL = r"""set -e
+# The kernel (the metapackage depends on that of today), and what is not installed yet.
+FETCH = r"""set -e
 cd "$1"
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
 apt-get download -q "$kernel"
-"""
+mkdir -p "$1/srv/mirror/partial"
+apt-get -q -y --no-install-recommends --download-only -o Dir::Cache::archives="$1/srv/mirror" install PACKAGES
+rm -r "$1/srv/mirror/partial" "$1/srv/mirror/lock"
+""".replace("PACKAGES", " ".join(MIRRORED))
 
 INITRD = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
@@ -75,8 +81,12 @@ done
 exec /bin/busybox switch_root /root /sbin/init
 """
 
-# The machine's only way out, see proxy.py.
+# Reached by those machines that may, see proxy.py.
 APT = 'Acquire::http::Proxy "http://10.0.2.100:3128";\nAcquire::http::Pipeline-Depth "0";\n'
+# A few packages in a folder: with the lists of a whole distribution, apt alone takes minutes in emulation.
+MIRROR = "deb [trusted=yes] file:/srv/mirror ./\n"
+# Where the distribution's own sources are kept.
+SOURCES = "srv/sources.list"
 # A mirror may be a frozen one.
 FROZEN = ('Acquire::Check-Valid-Until "false"', 'Acquire::Check-Date "false"')
 
@@ -114,9 +124,11 @@ def image(release, rebuild=False):
             for old in cache().glob(f"debian{release}-*"):
                 remove_unused(old)
             print(f"building the image of Debian {release}", flush=True)
+            watch = Stopwatch()
             with tempfile.TemporaryDirectory(dir=cache(), prefix=f"building-{release}-") as work:
                 build(pathlib.Path(work), SUITES[release])
                 (pathlib.Path(work) / "image").rename(folder)
+            print(f"built in {watch}", flush=True)
         return Image(folder, release)
 
 
@@ -134,7 +146,7 @@ def fingerprint():
     """Changes with every file that decides what is in an image."""
     digest = hashlib.sha256()
     here = pathlib.Path(__file__).parent
-    for name in ("image.py", "oci.py"):
+    for name in ("image.py", "mirror.py", "oci.py"):
         digest.update((here / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -162,23 +174,11 @@ def build(work, suite):
     out.mkdir()
     key = out / "key"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", key])
-    lists = sources(suite)
-    bootstrap = [*PRIVATE, "mmdebstrap", "--quiet", "--mode=root", *(f"--aptopt={option}" for option in FROZEN)]
-    run(
-        [
-            *bootstrap,
-            "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
-            f"--customize-hook={FETCH_KERNEL}",
-            suite,
-            root,
-            *lists,
-        ],
-        1200,
-    )
-    registry = work / "registry"
-    oci.fill_registry(registry, work, [*bootstrap, "--variant=extract"], suite, lists)
-    shutil.copytree(registry, root / "srv/registry", dirs_exist_ok=True)
+    options = [f"--aptopt={option}" for option in FROZEN]
+    tree = ["--variant=minbase", f"--include={','.join(PACKAGES)}", f"--customize-hook={FETCH}", suite, root]
+    run([*PRIVATE, "mmdebstrap", "--quiet", "--mode=root", *options, *tree, *sources(suite)], 1200)
+    mirror.index(root / "srv/mirror")
+    oci.fill_registry(root / "srv/registry", work, root)
     configure(root, key)
     (out / "mirrors").write_text("\n".join(hosts(root)) + "\n")
     public = (root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
@@ -221,6 +221,8 @@ def configure(root, key):
     write("etc/systemd/system/announce.service", ANNOUNCE)
     write("etc/resolv.conf", "nameserver 10.0.2.3\n")
     write("etc/apt/apt.conf.d/zz-test-mirror", APT)
+    shutil.move(root / "etc/apt/sources.list", root / SOURCES)
+    write("etc/apt/sources.list", MIRROR)
     write("etc/ssh/sshd_config.d/10-test.conf", "UseDNS no\nPasswordAuthentication no\nMaxSessions 50\n")
     write("root/.ssh/authorized_keys", key.with_suffix(".pub").read_text(), 0o600)
     (root / "root/.ssh").chmod(0o700)
@@ -233,12 +235,8 @@ def configure(root, key):
 
 def hosts(root):
     """The hosts that packages come from, as the tree's own sources name them."""
-    found = set()
-    apt = root / "etc/apt"
-    for file in [apt / "sources.list", *(apt / "sources.list.d").glob("*")]:
-        if file.is_file():
-            found.update(word.split("/")[2] for word in file.read_text().split() if word.startswith("http"))
-    return sorted(found)
+    words = (root / SOURCES).read_text().split()
+    return sorted({word.split("/")[2] for word in words if word.startswith("http")})
 
 
 def initrd(root, version, work, target):

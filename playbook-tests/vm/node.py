@@ -30,7 +30,7 @@ FILES = r"""find / -xdev \( {pruned} \) -prune -o -printf '%p\t%y %m %u:%g %l{ti
 # Written by whatever runs, with or without us.
 RESTLESS = (
     "/tmp/* /var/tmp/* /var/log/* /var/lib/systemd/* /var/lib/private/* /root/.ansible /root/.bash_history"
-    " /var/lib/dhcp/* /etc/resolv.conf /var/cache/* /var/lib/apt/* /var/lib/dpkg/*"
+    " /var/lib/dhcp/* /etc/resolv.conf /var/cache/* /var/lib/apt/* /var/lib/dpkg/* /usr/lib/modules/*/kernel"
 ).split()
 # Besides files: one line of text per thing, each kind under its heading.
 SURROUNDINGS = r"""
@@ -50,11 +50,10 @@ ls /run/systemd/system 2>/dev/null | sed 's/^/transient /'
 
 
 class Node:
-    """A machine, and the build that is under test on it."""
+    """A machine, and the build that is under test on it: `crio-setup` of its seed."""
 
-    def __init__(self, machine, binary):
+    def __init__(self, machine):
         self.machine = machine
-        self.binary = binary
         self.ssh = machine.ssh
         # `bare`, `node` once installed, `used` when nothing may be taken for granted.
         self.state = "bare"
@@ -64,7 +63,7 @@ class Node:
     def boot(self):
         """Switches the machine on and puts the build on it."""
         self.machine.boot()
-        self.machine.put(self.binary, UPLOAD)
+        self.machine.copy("crio-setup", UPLOAD)
 
     def first_install(self):
         """Makes a node of the bare machine, having looked at it; the report."""
@@ -142,6 +141,11 @@ class Node:
 
     def remove_pod(self, pod_id):
         self.ssh(f"ocic pod stop --id {pod_id} && ocic pod remove --id {pod_id}", 120)
+
+    def address(self, pod_id):
+        """A pod's IPv4 address."""
+        said = self.ssh(f"ocic pod status --id {pod_id} --output json")
+        return json.loads(said)["status"]["network"]["ip"]
 
     def ping(self, address=ADDRESS):
         """Redis answers on its pod's address."""

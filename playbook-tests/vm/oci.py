@@ -24,21 +24,14 @@ http: {{ addr: '{address}' }}
 """
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPLETS = "sh cat echo sleep true ls nc ping wget ip id hostname".split()
-# No program looks there.
-DROPPED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/lib/dpkg", "var/cache")
 
 
-def fill_registry(storage, work, bootstrap, suite, lists):
-    """Makes the folder `storage` of a registry that has redis and busybox.
-
-    `bootstrap` is the command that extracts packages into a folder when suite, folder and `lists` follow.
-    """
-    tree = work / "redis"
-    run([*bootstrap, "--include=redis-server,redis-tools,dash", suite, tree, *lists], 600)
+def fill_registry(storage, work, root):
+    """Makes the folder `storage` of a registry that has redis and busybox, of what is installed at `root`."""
     with serving(storage, work) as address:
-        layer = pack_tree(tree)
-        push(address, "library/redis", "7-alpine", layer, {"Env": [PATH], "Cmd": ["redis-server"], "WorkingDir": "/"})
-        push(address, "library/busybox", "1", pack_busybox(), {"Env": [PATH], "Cmd": ["sh"]})
+        redis = {"Env": [PATH], "Cmd": ["redis-server"], "WorkingDir": "/"}
+        push(address, "library/redis", "7-alpine", pack(root, ["redis-server", "redis-cli"]), redis)
+        push(address, "library/busybox", "1", pack(root), {"Env": [PATH], "Cmd": ["sh"]})
 
 
 @contextlib.contextmanager
@@ -61,36 +54,32 @@ def serving(storage, work):
             process.kill()
 
 
-def pack_tree(tree):
-    """A layer of a folder, the same bytes each time."""
-    def normal(member):
-        member.mtime = 0
-        member.uname = member.gname = ""
-        return None if member.name.startswith(DROPPED) or member.isdev() else member
-
+def pack(root, programs=()):
+    """A layer with busybox, and with these programs of the tree `root` and their libraries: the same bytes each time."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
-        for entry in sorted(tree.iterdir()):
-            archive.add(entry, entry.name, filter=normal)
+        for name in ("bin", "lib", "lib/x86_64-linux-gnu", "lib64"):
+            archive.addfile(folder(name, 0o755))
         archive.addfile(folder("tmp", 0o1777))
-    return layer.getvalue()
-
-
-def pack_busybox():
-    """A layer of one program under several names."""
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w") as archive:
-        program = pathlib.Path("/bin/busybox").read_bytes()
-        member = tarfile.TarInfo("bin/busybox")
-        member.size, member.mode = len(program), 0o755
-        archive.addfile(folder("bin", 0o755))
-        archive.addfile(member, io.BytesIO(program))
+        files = {"/bin/busybox", *(f"/bin/{name}" for name in programs)}
+        for name in programs:
+            # Lines are `NAME => PATH (ADDRESS)`, or the loader's `PATH (ADDRESS)`.
+            files.update(re.findall(r"(/\S+) \(0x", run(["chroot", root, "ldd", f"/bin/{name}"])))
+        for path in sorted(files):
+            add_file(archive, path.lstrip("/"), run(["chroot", root, "realpath", path]), root)
         for applet in APPLETS:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             archive.addfile(link)
-        archive.addfile(folder("tmp", 0o1777))
     return layer.getvalue()
+
+
+def add_file(archive, name, path, root):
+    """Adds what is at the absolute `path` below `root` as a program."""
+    data = (root / path.lstrip("/")).read_bytes()
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o755
+    archive.addfile(member, io.BytesIO(data))
 
 
 def folder(name, mode):
