@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::artifact::{Reach, reachable};
+use crate::artifact::{Reach, Sha256Sum, reachable};
 
 use super::catalog::Catalog;
 use super::choice::choose;
@@ -259,7 +259,11 @@ impl Setup<'_> {
             probes,
             ..
         } = survey;
-        let run = run_id();
+        let run = if self.settings.is_live() {
+            run_id()
+        } else {
+            image_run_id(receipt)
+        };
         let journal = match store.begin(&run) {
             Ok(journal) => journal,
             Err(e) => {
@@ -424,6 +428,9 @@ impl Setup<'_> {
         for choice in &plan.choices {
             receipt.sources.insert(choice.component, choice.record());
         }
+        if !self.settings.is_live() {
+            receipt.leave_this_disk();
+        }
         store.save(&receipt)?;
         failpoint::pass("committed");
         Ok(receipt)
@@ -475,6 +482,13 @@ fn run_id() -> String {
         bytes = (crate::host::clock::now_ns() as u32).to_ne_bytes();
     }
     hex::encode(bytes)
+}
+
+/// The same for the tree of an image, where the runs of two equal trees are called alike.
+fn image_run_id(receipt: &Receipt) -> String {
+    let mut name = Sha256Sum::of(format!("image {}", receipt.run).as_bytes()).to_string();
+    name.truncate(8);
+    name
 }
 
 fn milliseconds(since: Instant) -> u64 {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Version;
 use super::path::{Stamp, Wrote};
 use super::settings::Component;
-use super::undo::{Origin, Undo, path_key};
+use super::undo::{Origin, ServiceSpec, Undo, path_key};
 
 /// The schema that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -116,6 +116,48 @@ impl Receipt {
         }
     }
 
+    /// Forgets what holds on this file system only: inodes and times of files, and what was learnt by them.
+    ///
+    /// For the tree of an image, which is unpacked elsewhere: there such a file is read and compared by its
+    /// sum. So a tree that is made twice has twice the same receipt.
+    pub fn leave_this_disk(&mut self) {
+        self.probes.clear();
+        for record in &mut self.records {
+            if let Undo::Path { wrote, origin, .. } = &mut record.undo {
+                if let Wrote::File { stamp, .. } = wrote {
+                    *stamp = None;
+                }
+                if matches!(origin, Some(Origin::Copy { .. })) {
+                    *origin = None;
+                }
+            }
+        }
+    }
+
+    /// Takes in the services of an image that was booted: their units are ours, and systemd started them. With which
+    /// files is not known.
+    pub fn adopt_services(&mut self, names: &[&str]) {
+        for name in names {
+            let unit = PathBuf::from(format!("/etc/systemd/system/{name}.service"));
+            let known = self.record(&format!("service:{name}")).is_some();
+            let Some(component) = self.record(&path_key(&unit)).map(|r| r.component) else {
+                continue;
+            };
+            if !known {
+                self.add(Record {
+                    step: format!("{component}:service"),
+                    component,
+                    undo: Undo::Service {
+                        service: ServiceSpec::named(name),
+                        systemd: true,
+                        was_running: false,
+                        inputs: Vec::new(),
+                    },
+                });
+            }
+        }
+    }
+
     /// Which version of a component's program was found or installed, if it was recorded.
     pub fn probe(&self, path: &std::path::Path, stamp: Stamp) -> Option<&str> {
         let probe = self.probes.get(path)?;
@@ -133,6 +175,7 @@ pub fn version_in(answer: &str) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::path::Before;
 
     #[test]
     fn a_newer_schema_is_refused_and_rubbish_too() {
@@ -150,6 +193,37 @@ mod tests {
     fn the_first_schema_stays_readable() {
         let receipt = Receipt::parse(include_bytes!("fixtures/receipt-1.json")).unwrap();
         assert_eq!(receipt.records.len(), 8);
+        assert!(receipt.wrote("/usr/local/bin/runc".as_ref()).is_some());
+    }
+
+    #[test]
+    fn a_booted_image_has_the_services_of_its_units() {
+        let mut receipt = Receipt::default();
+        receipt.adopt_services(&["ocid"]);
+        assert!(receipt.records.is_empty());
+        receipt.add(Record {
+            step: "ocid:file".to_owned(),
+            component: Component::Ocid,
+            undo: Undo::Path {
+                path: "/etc/systemd/system/ocid.service".into(),
+                before: Before::Absent,
+                wrote: Wrote::Symlink { target: "x".into() },
+                origin: None,
+            },
+        });
+        for _ in 0..2 {
+            receipt.adopt_services(&["ocid", "docker"]);
+            assert_eq!(receipt.records.len(), 2);
+        }
+        assert!(receipt.record("service:ocid").is_some());
+    }
+
+    #[test]
+    fn on_another_disk_nothing_is_known_by_inode_and_time() {
+        let mut receipt = Receipt::parse(include_bytes!("fixtures/receipt-1.json")).unwrap();
+        receipt.leave_this_disk();
+        let text = serde_json::to_string(&receipt).unwrap();
+        assert!(!text.contains("inode") && !text.contains("ctime"), "{text}");
         assert!(receipt.wrote("/usr/local/bin/runc".as_ref()).is_some());
     }
 

@@ -14,7 +14,9 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::host::fs::{read_capped, remove_tree, sync_dir, under, write_atomic};
+use crate::host::systemd;
 
+use super::facts::SERVICES;
 use super::failpoint;
 use super::receipt::{Receipt, ReceiptError, Record};
 use super::undo::Undo;
@@ -145,7 +147,7 @@ impl Peek {
     /// Reads receipt and journal of the system at `root`.
     pub fn at(root: &Path) -> Result<Self, StoreError> {
         let folder = under(root, Path::new(FOLDER));
-        let receipt = read_receipt(&folder)?;
+        let receipt = adopted(root, read_receipt(&folder)?);
         let unfinished = match read_journal(&folder)? {
             Some(run) => receipt.as_ref().is_none_or(|r| r.run != run.id),
             None => receipt.as_ref().is_some_and(|r| r.removing),
@@ -228,7 +230,7 @@ impl Store {
     }
 
     pub fn receipt(&self) -> Result<Option<Receipt>, StoreError> {
-        read_receipt(&self.folder)
+        Ok(adopted(&self.root, read_receipt(&self.folder)?))
     }
 
     /// The journal of a run that has not been cleared away.
@@ -353,6 +355,15 @@ impl Journal {
     pub fn run(&self) -> &Run {
         &self.run
     }
+}
+
+/// With the services that systemd started by itself, where this is the system that runs: a boot of an image.
+fn adopted(root: &Path, receipt: Option<Receipt>) -> Option<Receipt> {
+    let mut receipt = receipt?;
+    if root == Path::new("/") && systemd::is_running(root) {
+        receipt.adopt_services(&SERVICES);
+    }
+    Some(receipt)
 }
 
 fn read_receipt(folder: &Path) -> Result<Option<Receipt>, StoreError> {

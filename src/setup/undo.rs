@@ -88,6 +88,18 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// One of which only the name is known: enough for systemd.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            exe: PathBuf::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            pidfile: format!("/run/crio-setup/{name}.pid").into(),
+            logfile: format!("/var/log/crio-setup/{name}.log").into(),
+        }
+    }
+
     pub fn unit(&self) -> String {
         format!("{}.service", self.name)
     }

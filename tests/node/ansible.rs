@@ -162,3 +162,165 @@ fn the_role_says_does_and_undoes_what_the_program_does() -> Result<()> {
     }
     Ok(())
 }
+
+/// Which start of the daemon this is.
+fn invocation(machine: &Machine) -> Result<String> {
+    machine.run(&["systemctl", "show", "ocid", "--property=InvocationID"])
+}
+
+/// A file for the daemon, as the role's variable has it.
+fn configured(level: &str) -> String {
+    serde_json::json!({
+        "crio_setup_ocid_config": { "50-test.conf": format!("[crio.runtime]\nlog_level = \"{level}\"\n") }
+    })
+    .to_string()
+}
+
+#[test]
+fn the_role_converges_restarts_repairs_and_cleans_up_under_systemd() -> Result<()> {
+    let machine = Machine::boot()?;
+    let (debug, info) = (configured("debug"), configured("info"));
+    let quick = ["--skip-tags", "crio_setup_verify"];
+    let run = |book: &str, more: &[&str]| play(&machine, book, &[&quick[..], more].concat());
+
+    // Converge, verify, and once more.
+    let first = ok(play(&machine, "node.yml", &["-e", &debug])?, "converge")?;
+    ensure!(first.changed > 1, "{}", first.text);
+    let config = || machine.run(&["ocid", "config"]);
+    ensure!(config()?.contains("log_level = \"debug\""));
+    let started = invocation(&machine)?;
+    let again = ok(play(&machine, "node.yml", &["-e", &debug])?, "idempotence")?;
+    ensure!(
+        again.changed == 0 && invocation(&machine)? == started,
+        "{}",
+        again.text
+    );
+
+    // A changed setting: shown by a check, and its handler restarts the daemon under a pod that does not notice.
+    let pod = repository()
+        .join("examples/sandbox_config.json")
+        .display()
+        .to_string();
+    let pod = machine.run(&["ocic", "pod", "create", "--config", &pod])?;
+    let check = ok(
+        run("node.yml", &["-e", &info, "--check", "--diff"])?,
+        "check",
+    )?;
+    ensure!(
+        check.text.contains("+log_level = \"info\"") && config()?.contains("debug"),
+        "{}",
+        check.text
+    );
+    ensure!(
+        invocation(&machine)? == started,
+        "a check restarted the daemon"
+    );
+    let other = ok(run("node.yml", &["-e", &info])?, "another setting")?;
+    ensure!(other.changed == 2, "{}", other.text);
+    ensure!(invocation(&machine)? != started && config()?.contains("log_level = \"info\""));
+    let ready = machine.run(&["ocic", "pods", "--state", "ready", "--quiet"])?;
+    ensure!(ready == pod, "the pod did not outlive the restart: {ready}");
+
+    // Side effects of others: the daemon stopped and disabled, a program gone.
+    machine.run(&["systemctl", "disable", "--now", "ocid"])?;
+    machine.run(&["rm", "/usr/local/bin/ocic"])?;
+    let repaired = ok(play(&machine, "node.yml", &["-e", &info])?, "repair")?;
+    ensure!(repaired.changed == 1, "{}", repaired.text);
+    for verb in ["is-active", "is-enabled"] {
+        machine.run(&["systemctl", verb, "ocid"])?;
+    }
+
+    // Clean up: refused while a pod runs, then without a trace, then nothing.
+    let refused = run("uninstall.yml", &["-e", "crio_setup_force=false"])?;
+    ensure!(
+        refused.failed == 1 && refused.text.contains("podsandbox1"),
+        "{}",
+        refused.text
+    );
+    ensure!(machine.run(&["ocic", "pods", "--quiet"])? == pod);
+    let gone = ok(run("uninstall.yml", &["-e", &info])?, "clean-up")?;
+    ensure!(gone.changed > 0, "{}", gone.text);
+    for path in [
+        "/etc/ocid",
+        "/var/lib/ocid",
+        "/run/ocid",
+        "/usr/local/bin/ocid",
+        "/var/lib/crio-setup",
+    ] {
+        ensure!(!machine.exists(path), "`{path}` is still there");
+    }
+    let again = ok(run("uninstall.yml", &["-e", &info])?, "clean-up again")?;
+    ensure!(again.changed == 0, "{}", again.text);
+    Ok(())
+}
+
+/// Writes down what it is asked, and what the daemon was then.
+const KUBECTL: &str = "#!/bin/sh\n\
+echo \"$1 $(test -e /etc/crictl.yaml && echo whole || echo damaged)\" >>/srv/kubectl.log\n";
+
+#[test]
+fn nodes_of_a_cluster_are_drained_around_an_install_and_only_then() -> Result<()> {
+    let machine = Machine::start()?;
+    // There is no cluster to be had here; what counts is what kubectl is asked and when.
+    machine.write("/srv/kubectl", KUBECTL, 0o755)?;
+    let arguments = [
+        "-e",
+        "kubectl=/srv/kubectl",
+        "-e",
+        "crio_setup_selftest=false",
+    ];
+    let upgrade = || play(&machine, "cluster.yml", &arguments);
+    let log = || machine.read("/srv/kubectl.log");
+
+    let first = ok(upgrade()?, "first")?;
+    ensure!(first.changed > 2, "{}", first.text);
+    ensure!(
+        log()? == "drain damaged\nwait whole\nuncordon whole\n",
+        "{}",
+        log()?
+    );
+    let again = ok(upgrade()?, "again")?;
+    ensure!(again.changed == 0, "{}", again.text);
+    ensure!(
+        log()?.ends_with("uncordon whole\nwait whole\n"),
+        "{}",
+        log()?
+    );
+
+    // A node that does not come back stays as it is, and ends the roll-out.
+    machine.run(&["rm", "/etc/crictl.yaml"])?;
+    machine.write(
+        "/srv/kubectl",
+        KUBECTL.replace("log\n", "log\n[ \"$1\" != wait ]\n"),
+        0o755,
+    )?;
+    let failed = upgrade()?;
+    ensure!(failed.failed == 1, "{}", failed.text);
+    ensure!(
+        log()?.ends_with("drain damaged\nwait whole\n"),
+        "{}",
+        log()?
+    );
+
+    // The fleet's inventory and its order: the canary, then everybody else.
+    let folder = repository().join("playbook-tests");
+    let (inventory, book) = (folder.join("fleet.inventory.yml"), folder.join("fleet.yml"));
+    let listed = machine.run(&[
+        "ansible-playbook",
+        "-i",
+        &inventory.display().to_string(),
+        &book.display().to_string(),
+        "--list-hosts",
+    ])?;
+    let plays: Vec<&str> = listed.split("play #").skip(1).collect();
+    ensure!(plays.len() == 2, "{listed}");
+    ensure!(
+        plays[0].contains("hosts (1)") && plays[0].contains("node-00"),
+        "{listed}"
+    );
+    ensure!(
+        plays[1].contains("hosts (43)") && !plays[1].contains("node-00"),
+        "{listed}"
+    );
+    Ok(())
+}

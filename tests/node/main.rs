@@ -3,6 +3,9 @@
 //! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
 
 mod ansible;
+mod first_boot;
+mod guides;
+mod image;
 mod install;
 mod machines;
 mod preflight;

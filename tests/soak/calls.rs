@@ -12,8 +12,9 @@ use crate::world::World;
 
 /// How long a call may take on a machine that has much to do.
 pub const CALL: Duration = Duration::from_secs(120);
-/// How long a death may take to be counted after somebody felt it.
-const COUNTED: Duration = Duration::from_secs(60);
+/// How long a death may take to be counted after somebody felt it: a daemon that is told to end may drain for 60 s, and
+/// the next has to start.
+const COUNTED: Duration = Duration::from_secs(180);
 
 /// How a call went.
 pub enum Outcome<T> {

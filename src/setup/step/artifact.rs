@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::artifact::Sha256Sum;
 use crate::setup::catalog::Artifact;
-use crate::setup::path::{Current, Stamp, Wrote, put_ready};
+use crate::setup::path::{Current, Wrote, put_ready};
 use crate::setup::undo::Undo;
 
 use super::{Action, Context, Observation, StepError};
@@ -29,18 +29,23 @@ impl Action for ArtifactStep {
 
     fn observe(&self, context: &mut Context<'_>) -> Result<Observation, StepError> {
         let current = context.current(&self.path)?;
-        let Current::File(meta) = &current else {
+        let Current::File(_) = &current else {
             return Ok(match current {
                 Current::Absent => Observation::Pending("is missing".to_owned()),
                 _ => context.foreign(&self.path, &current),
             });
         };
         let known = context.receipt.wrote(&self.path);
-        let untouched = matches!(
-            known,
-            Some((Wrote::File { sha256, stamp: Some(stamp), .. }, _))
-                if (self.keep || *sha256 == self.artifact.sha256) && *stamp == Stamp::of(meta)
-        );
+        let untouched = match known {
+            Some((wrote @ Wrote::File { sha256, .. }, _))
+                if self.keep || *sha256 == self.artifact.sha256 =>
+            {
+                current
+                    .is(&context.real(&self.path), wrote)
+                    .map_err(StepError::io("read", &self.path))?
+            }
+            _ => false,
+        };
         let same = untouched
             || Sha256Sum::of_file(&context.real(&self.path))
                 .map_err(StepError::io("read", &self.path))?

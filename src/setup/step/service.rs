@@ -35,12 +35,10 @@ pub struct ServiceStep {
 impl ServiceStep {
     fn spec(&self, exe: PathBuf) -> ServiceSpec {
         ServiceSpec {
-            name: self.name.to_owned(),
             exe,
             args: self.args.clone(),
             env: self.env.clone(),
-            pidfile: format!("/run/crio-setup/{}.pid", self.name).into(),
-            logfile: format!("/var/log/crio-setup/{}.log", self.name).into(),
+            ..ServiceSpec::named(self.name)
         }
     }
 
@@ -74,6 +72,12 @@ impl Action for ServiceStep {
         let now = self.inputs(&exe)?;
         let changed = match context.receipt.record(&format!("service:{}", self.name)) {
             Some(record) => match &record.undo {
+                // A boot of the image started it: with what it stands on from here on, nobody knows.
+                Undo::Service { inputs, .. } if inputs.is_empty() => {
+                    return Ok(Observation::Pending(
+                        "was started by the boot of an image".to_owned(),
+                    ));
+                }
                 Undo::Service { inputs, .. } => {
                     now.iter().find(|input| !inputs.contains(input)).cloned()
                 }

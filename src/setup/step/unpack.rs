@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::artifact::Sha256Sum;
 use crate::artifact::archive::{self, Caps, Unpack};
 use crate::setup::catalog::Artifact;
-use crate::setup::path::{Current, Stamp, Wrote, put_ready};
+use crate::setup::path::{Current, Wrote, put_ready};
 use crate::setup::undo::{Origin, Undo};
 
 use super::{Action, Context, Observation, StepError};
@@ -47,7 +47,7 @@ impl UnpackStep {
         for record in &context.receipt.records {
             let Undo::Path {
                 path,
-                wrote: Wrote::File { stamp, .. },
+                wrote: wrote @ Wrote::File { .. },
                 origin: Some(from),
                 ..
             } = &record.undo
@@ -55,9 +55,12 @@ impl UnpackStep {
                 continue;
             };
             if *from == origin && path.starts_with(&self.folder) {
-                let now =
-                    Stamp::read(&context.real(path)).map_err(StepError::io("look at", path))?;
-                if now.is_none() || now != *stamp {
+                // One whose stamp is another is read: the tree of an image was unpacked elsewhere.
+                let as_left = context
+                    .current(path)?
+                    .is(&context.real(path), wrote)
+                    .map_err(StepError::io("read", path))?;
+                if !as_left {
                     return Ok(false);
                 }
                 files.push(path);

@@ -63,17 +63,32 @@ pub struct Machine {
 impl Machine {
     /// A machine as the host is, with nothing of the product installed and a shell as its init.
     pub fn start() -> Result<Self> {
-        Self::make("shell", &[])
+        Self::start_with(&[])
+    }
+
+    /// The same, with folders of the host that are seen inside, each as `OUTSIDE:INSIDE`.
+    pub fn start_with(binds: &[String]) -> Result<Self> {
+        Self::make("shell", binds, None)
     }
 
     /// The same with systemd as its init, booted.
     pub fn boot() -> Result<Self> {
+        Self::boot_from(None)
+    }
+
+    /// The same from the tree of an image, a folder of the host, with what is enabled there.
+    pub fn boot_image(tree: &Path) -> Result<Self> {
+        Self::boot_from(Some(tree))
+    }
+
+    fn boot_from(tree: Option<&Path>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let notify = UnixDatagram::bind(folder.path().join("notify"))?;
         notify.set_read_timeout(Some(Duration::from_secs(60)))?;
         let machine = Self::make(
             "systemd",
             &[format!("{}:/run/host", folder.path().display())],
+            tree,
         )?;
         let mut message = [0; 4096];
         loop {
@@ -90,7 +105,7 @@ impl Machine {
         Ok(machine)
     }
 
-    fn make(init: &str, binds: &[String]) -> Result<Self> {
+    fn make(init: &str, binds: &[String], tree: Option<&Path>) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "whole-node tests run as root"
@@ -99,7 +114,11 @@ impl Machine {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}", std::process::id());
         let script = repository().join("tests/node/support/machine.sh");
-        let mut outer = std::process::Command::new("bash")
+        let mut outer = std::process::Command::new("bash");
+        if let Some(tree) = tree {
+            outer.env("MACHINE_ROOT", tree);
+        }
+        let mut outer = outer
             .arg(&script)
             .args(["outside", &name, init])
             .args(foreign_folders()?)

@@ -8,9 +8,10 @@
 #   machine.sh inside NAME INIT [BIND...]    build the root, pivot, say `ready`, become INIT
 #
 # INIT: `shell`, a shell that waits and reaps, or `systemd`, which tells /run/host/notify when it is up.
+# MACHINE_ROOT in the environment: the tree of an image in the place of the host's root. What it has enabled stays so.
 # BIND: a folder that must be seen inside under the same path, or as `OUTSIDE:INSIDE`.
 set -euo pipefail
-stage=$1 name=$2 init=$3
+stage=$1 name=$2 init=$3 lower=${MACHINE_ROOT:-/}
 shift 3
 
 # Every cgroup mount of the host once, as `folder type options`.
@@ -66,14 +67,14 @@ hierarchies=$(hierarchies)
 mount -t tmpfs -o mode=755 tmpfs $base
 mkdir $base/upper $base/work $base/root $base/lib
 root=$base/root
-mount -t overlay overlay -o lowerdir=/,upperdir=$base/upper,workdir=$base/work $root
+mount -t overlay overlay -o lowerdir=$lower,upperdir=$base/upper,workdir=$base/work $root
 # An overlay takes no second overlay's upper folder, so what holds images and containers is a copy.
 # (Files of a package manager at work vanish under the copy: then it is made again.)
-cp -a /var/lib/. $base/lib/ || cp -a /var/lib/. $base/lib/ || cp -a /var/lib/. $base/lib/
+cp -a "$lower/var/lib/." $base/lib/ || cp -a "$lower/var/lib/." $base/lib/ || cp -a "$lower/var/lib/." $base/lib/
 mount --bind $base/lib $root/var/lib
 # What an `install` on the host itself has put there is no part of a throwaway machine; packages are
 # left to the tests.
-if [ -e /var/lib/crio-setup ]; then
+if [ "$lower" = / ] && [ -e /var/lib/crio-setup ]; then
     for path in /etc/cni /etc/crictl.yaml /etc/docker /etc/modules-load.d/crio-setup.conf /etc/ocid \
         /etc/sysctl.d/90-crio-setup.conf /etc/systemd/system/{,multi-user.target.wants/}{docker,ocid}.service \
         /opt/cni /opt/containerd /usr/local/bin/{crio-setup,ocic,ocid,runc} /usr/local/libexec/crio-setup \
@@ -121,19 +122,20 @@ for bind in "$@"; do
     mkdir -p "$root${bind#*:}"
     mount --rbind "${bind%%:*}" "$root${bind#*:}"
 done
+# With the host's programs: an image may have none of these.
+ip link set lo up
+hostname node
 cd $root
 pivot_root . mnt
 umount -l /mnt
 cd /
-ip link set lo up
-hostname node
 if [ "$init" = systemd ]; then
     echo node >/etc/hostname
     # A folder of the host that is seen below /tmp must not be emptied as a boot empties /tmp.
     mkdir -p /etc/tmpfiles.d
     for rules in tmp.conf x11.conf; do ln -sf /dev/null "/etc/tmpfiles.d/$rules"; done
     # Nothing that the host has enabled, and nothing that reaches the kernel that all share.
-    rm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires
+    [ "$lower" != / ] || rm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires
     for unit in console-getty.service e2scrub_reap.service proc-sys-fs-binfmt_misc.automount \
         systemd-binfmt.service systemd-modules-load.service systemd-random-seed.service \
         systemd-remount-fs.service systemd-sysctl.service systemd-timesyncd.service \

@@ -49,6 +49,11 @@ impl Mirror {
         });
         Ok(Self { listener })
     }
+
+    /// The proxy's address, for who is not told by the machine's own configuration of apt.
+    pub fn url(&self) -> Result<String> {
+        Ok(format!("http://{}", self.listener.local_addr()?))
+    }
 }
 
 impl Drop for Mirror {

@@ -4,6 +4,7 @@
 // The benches include this folder too and use less of it.
 #![allow(dead_code)]
 
+pub mod document;
 pub mod http;
 pub mod image;
 pub mod listing;
