@@ -44,8 +44,8 @@ async fn settle(daemon: &Arc<Daemon>, container: &Arc<Container>) -> Result<()> 
     give_back(daemon, container).await
 }
 
-/// Gives back what an ended container held, in a task of its own that waits for one of `places`; one that still waits
-/// when the daemon stops is left to the next.
+/// Gives back what an ended container held, in a task of its own that waits for one of `places`. Also while the daemon
+/// drains: a stop of its pod may be waiting for that.
 pub fn give_back_later(daemon: &Arc<Daemon>, container: &Arc<Container>, places: &Arc<Semaphore>) {
     let (daemon, container, places) = (
         Arc::clone(daemon),
@@ -54,10 +54,7 @@ pub fn give_back_later(daemon: &Arc<Daemon>, container: &Arc<Container>, places:
     );
     let tasks = daemon.tasks.clone();
     tasks.spawn(async move {
-        let _place = tokio::select! {
-            place = places.acquire() => place,
-            () = daemon.stopping.cancelled() => return,
-        };
+        let _place = places.acquire().await;
         if let Err(error) = give_back(&daemon, &container).await {
             tracing::error!(container = %container.now().id, %error, "an ended container is not cleaned up");
         }
