@@ -23,6 +23,7 @@ use super::listen::bind;
 use super::metrics;
 use super::reload::Reload;
 use super::rpc::Service;
+use super::rpc::deadline::Deadlines;
 use super::state::restore;
 use super::stats;
 use super::streaming::server::{self as streaming, StreamingError};
@@ -243,6 +244,7 @@ async fn serve(
     let request = size(api.grpc_max_recv_msg_size).unwrap_or(REQUEST_CAP);
     let answer = size(api.grpc_max_send_msg_size).unwrap_or(usize::MAX);
     let server = Server::builder()
+        .layer(Deadlines)
         .add_service(
             RuntimeServiceServer::new(service.clone())
                 .max_decoding_message_size(request)

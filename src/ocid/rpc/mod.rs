@@ -1,6 +1,7 @@
 //! The edge: one file per RPC, protobuf in, domain inside, protobuf out.
 
 pub mod convert;
+pub mod deadline;
 pub mod image;
 pub mod runtime;
 pub mod span;

@@ -144,8 +144,9 @@ impl Machine {
         );
         let unshare = only_child(machine.outer.id())?;
         machine.pid = only_child(unshare.try_into()?)?;
-        // Another runc than the distribution's, where the caller names one.
-        if let Some(runc) = std::env::var_os("CRIO_SETUP_TEST_RUNC") {
+        // Another runc than the distribution's, where the caller names one; an image has its own.
+        let other = std::env::var_os("CRIO_SETUP_TEST_RUNC").filter(|_| tree.is_none());
+        if let Some(runc) = other {
             machine.write("/usr/sbin/runc", fs::read(runc)?, 0o755)?;
         }
         Ok(machine)

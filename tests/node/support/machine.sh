@@ -111,9 +111,11 @@ while read -r dir type opts; do
     mkdir -p "$root$dir"
     if [ "$type" = cgroup2 ]; then
         mount -t cgroup2 cgroup2 "$root$dir"
-        # No process may stand where controllers are handed on.
-        mkdir "$root$dir/init"
-        echo 1 >"$root$dir/init/cgroup.procs"
+        # No process may stand where controllers are handed on; systemd goes to a group of its own by itself.
+        if [ "$init" != systemd ]; then
+            mkdir "$root$dir/init"
+            echo 1 >"$root$dir/init/cgroup.procs"
+        fi
     else
         mount -t cgroup -o "$opts" cgroup "$root$dir"
     fi
