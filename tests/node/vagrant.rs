@@ -77,6 +77,11 @@ fn the_provisioners_make_a_node_with_redis_once() -> Result<()> {
     ensure!(said == "redis answers", "{said}");
     ensure!(ping(&machine, (Ipv4Addr::LOCALHOST, 6379))? == "+PONG");
     ensure!(ping(&machine, (Ipv4Addr::new(10, 88, 0, 2), 6379))? == "+PONG");
+    let reader = machine.output(&["pgrep", "-x", "ocic"])?;
+    ensure!(
+        reader.status.code() == Some(1),
+        "redis' log is still read: {reader:?}"
+    );
 
     // Provisioned again: no file's time, no unit's start, the same container.
     let units = ["show", "ocid", "--property=InvocationID,MainPID"];
