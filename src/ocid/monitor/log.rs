@@ -151,6 +151,7 @@ impl CriLog {
         match made.and_then(|file| fs::rename(new, &self.path).map(|()| file)) {
             Ok(file) => self.file = file,
             Err(error) => {
+                let _ = fs::remove_file(new);
                 self.file.set_len(0).map_err(|_| error)?;
             }
         }
