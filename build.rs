@@ -7,6 +7,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     let descriptors = protox::compile(["proto/runtime.proto"], ["proto"])?;
     tonic_prost_build::configure()
+        .extern_path(
+            ".runtime.v1.ListPodSandboxMetricsResponse",
+            "crate::cri::metrics::ListPodSandboxMetricsResponse",
+        )
         // The JSON that users of CRI write: the proto's own snake_case names, numbers for enums,
         // absent fields at their defaults.
         .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")

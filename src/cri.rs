@@ -3,10 +3,13 @@
 //! They stop at the RPC edge: the daemon turns a request into its own types before it acts on it,
 //! and the client prints them. Their serde form is the JSON that users of CRI write.
 
-#![allow(missing_docs, clippy::all)]
+pub mod metrics;
 
+#[allow(missing_docs, clippy::all)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/runtime.v1.rs"));
+    // Written by hand: see there.
+    pub use super::metrics::ListPodSandboxMetricsResponse;
 }
 
 /// Bytes that people write as plain text in JSON (values of environment variables, output of a

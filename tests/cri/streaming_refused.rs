@@ -240,7 +240,7 @@ async fn every_protocol_of_a_websocket() -> Result<()> {
     {}
     // More than a pipe and a queue hold, less than what stays with a client's kernel when nothing is taken: its end
     // would come behind that.
-    for _ in 0..24 {
+    for _ in 0..20 {
         let piece = Message::binary(vec![0; 8 << 10]);
         tokio::time::timeout(LIMIT, socket.send(piece)).await??;
     }

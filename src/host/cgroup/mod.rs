@@ -18,7 +18,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::context::during;
 use super::mount::{self, MountPoint};
@@ -67,6 +67,7 @@ pub struct Cgroups {
     slices: Slices,
     /// Of accounts, kept open.
     files: usage::Files,
+    huge_page_sizes: OnceLock<Vec<String>>,
 }
 
 impl Cgroups {
@@ -122,6 +123,7 @@ impl Cgroups {
             holders: Mutex::default(),
             slices: Slices::new(),
             files: usage::Files::default(),
+            huge_page_sizes: OnceLock::new(),
         }
     }
 

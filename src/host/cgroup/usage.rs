@@ -16,7 +16,7 @@ use std::io;
 use super::{Cgroups, Version, below, is_gone};
 use crate::host::context::during;
 pub(super) use account::value;
-use account::{number, pairs, parsed, psi};
+use account::{pairs, psi};
 pub(super) use files::Files;
 
 /// What processors spent, in nanoseconds.
@@ -208,19 +208,12 @@ impl Cgroups {
     }
 
     pub fn memory(&self, path: &str) -> io::Result<Option<Memory>> {
-        let (usage, limit, stat): (_, _, fn(&str) -> Option<MemoryStat>) = match self.version() {
-            Version::V1 => (
-                "memory.usage_in_bytes",
-                "memory.limit_in_bytes",
-                v1::memory_stat,
-            ),
-            Version::V2 => ("memory.current", "memory.max", v2::memory_stat),
-        };
-        let Some(usage) = self.number("memory", path, usage)? else {
+        let Some((usage, stat)) = self.memory_used(path)? else {
             return Ok(None);
         };
-        let Some(stat) = self.parsed("memory", path, "memory.stat", stat)? else {
-            return Ok(None);
+        let limit = match self.version() {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.max",
         };
         let limit = self.limit("memory", path, limit)?.flatten();
         let swap = match self.version() {
@@ -233,7 +226,7 @@ impl Cgroups {
                         .map(|(both, limit)| both.saturating_sub(limit)),
                 })
             }
-            Version::V2 => match self.number("memory", path, "memory.swap.current")? {
+            Version::V2 => match self.swap_used(path)? {
                 Some(usage) => Some(Swap {
                     usage,
                     limit: self.limit("memory", path, "memory.swap.max")?.flatten(),
@@ -247,6 +240,38 @@ impl Cgroups {
             stat,
             swap,
         }))
+    }
+
+    /// The same without its limits, which cost as much again.
+    pub fn memory_unlimited(&self, path: &str) -> io::Result<Option<Memory>> {
+        let Some((usage, stat)) = self.memory_used(path)? else {
+            return Ok(None);
+        };
+        let swap = match self.version() {
+            Version::V1 => Some(stat.swap),
+            Version::V2 => self.swap_used(path)?,
+        };
+        Ok(Some(Memory {
+            usage,
+            limit: None,
+            stat,
+            swap: swap.map(|usage| Swap { usage, limit: None }),
+        }))
+    }
+
+    fn memory_used(&self, path: &str) -> io::Result<Option<(u64, MemoryStat)>> {
+        let (usage, stat): (_, fn(&str) -> Option<MemoryStat>) = match self.version() {
+            Version::V1 => ("memory.usage_in_bytes", v1::memory_stat),
+            Version::V2 => ("memory.current", v2::memory_stat),
+        };
+        let usage = self.number("memory", path, usage)?;
+        let stat = self.parsed("memory", path, "memory.stat", stat)?;
+        Ok(usage.zip(stat))
+    }
+
+    /// Of version 2, where the kernel accounts for swap.
+    fn swap_used(&self, path: &str) -> io::Result<Option<u64>> {
+        self.number("memory", path, "memory.swap.current")
     }
 
     pub fn memory_extremes(&self, path: &str) -> io::Result<Option<MemoryExtremes>> {
@@ -285,7 +310,7 @@ impl Cgroups {
             return Ok(Pressure::default());
         };
         let of = |file: &'static str| {
-            self.account(path, ("", file), move || {
+            self.account(path, ("", file.into()), move || {
                 Some(below(unified, path).join(file))
             })
         };
@@ -334,20 +359,48 @@ impl Cgroups {
         Ok(devices)
     }
 
-    /// Of each size that the machine has.
+    /// Of each size that the machine has, in the order of their names.
     pub fn huge_pages(&self, path: &str) -> io::Result<Vec<HugePages>> {
+        let mut found = Vec::new();
+        for size in self.huge_page_sizes(path)? {
+            let name = |what| format!("hugetlb.{size}.{what}");
+            let (usage, peak) = match self.version() {
+                Version::V1 => ("usage_in_bytes", Some("max_usage_in_bytes")),
+                Version::V2 => ("current", None),
+            };
+            let Some(usage) = self.number("hugetlb", path, name(usage))? else {
+                continue;
+            };
+            let peak = match peak {
+                Some(peak) => self.number("hugetlb", path, name(peak))?,
+                None => None,
+            };
+            found.push(HugePages {
+                size: size.clone(),
+                usage,
+                peak,
+            });
+        }
+        Ok(found)
+    }
+
+    /// As the first cgroup shows them in which they are counted; they are fixed when the machine boots.
+    fn huge_page_sizes(&self, path: &str) -> io::Result<&[String]> {
+        if let Some(known) = self.huge_page_sizes.get() {
+            return Ok(known);
+        }
         let Some(folder) = self.folder("hugetlb", path) else {
-            return Ok(Vec::new());
+            return Ok(&[]);
         };
         let names = match std::fs::read_dir(&folder) {
-            Err(e) if is_gone(&e) => return Ok(Vec::new()),
+            Err(e) if is_gone(&e) => return Ok(&[]),
             other => other.map_err(during(format_args!("list `{}`", folder.display())))?,
         };
         let usage = match self.version() {
             Version::V1 => ".usage_in_bytes",
             Version::V2 => ".current",
         };
-        let mut found = Vec::new();
+        let mut sizes = Vec::new();
         for name in names {
             let name = name?.file_name();
             let size = name
@@ -355,25 +408,13 @@ impl Cgroups {
                 .and_then(|name| name.strip_prefix("hugetlb.")?.strip_suffix(usage))
                 // `rsvd`: reserved, not used.
                 .filter(|size| !size.contains('.'));
-            let Some(size) = size else { continue };
-            let Some(used) = parsed(&folder.join(&name), number)? else {
-                continue;
-            };
-            let peak = match self.version() {
-                Version::V1 => parsed(
-                    &folder.join(format!("hugetlb.{size}.max_usage_in_bytes")),
-                    number,
-                )?,
-                Version::V2 => None,
-            };
-            found.push(HugePages {
-                size: size.to_owned(),
-                usage: used,
-                peak,
-            });
+            sizes.extend(size.map(str::to_owned));
         }
-        found.sort_by(|a, b| a.size.cmp(&b.size));
-        Ok(found)
+        sizes.sort();
+        if sizes.is_empty() {
+            return Ok(&[]);
+        }
+        Ok(self.huge_page_sizes.get_or_init(|| sizes))
     }
 }
 

@@ -138,19 +138,34 @@ impl CriLog {
         Ok(())
     }
 
-    /// Replaces the file by an empty one. Readers that follow the old one see its last lines to the end.
+    /// Puts an empty file in the place of this one, so that there is a log at any moment. Readers that follow the
+    /// old one see its last lines to the end; only where no second file can be made, the old one is emptied.
     fn start_anew(&mut self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
+        let mut new = self.path.clone().into_os_string();
+        new.push(".tmp");
+        let new = Path::new(&new);
+        let made = match fs::remove_file(new) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => self.reopen(),
+            _ => open_with(OpenOptions::new().create_new(true), new),
+        };
+        match made.and_then(|file| fs::rename(new, &self.path).map(|()| file)) {
+            Ok(file) => self.file = file,
+            Err(error) => {
+                self.file.set_len(0).map_err(|_| error)?;
+            }
         }
+        self.size = 0;
+        Ok(())
     }
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
+    open_with(OpenOptions::new().create(true), path)
+}
+
+fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options
         .append(true)
-        .create(true)
         .mode(0o600)
         // A pipe would block the open, a link would lead elsewhere.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -250,6 +265,35 @@ mod tests {
             assert!(fs::metadata(&path).unwrap().len() <= 200);
         }
         assert!(fs::read_to_string(&path).unwrap().ends_with("F 49\n"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // What lies in the place of the next file and cannot be removed.
+        fs::create_dir(dir.path().join("0.log.tmp")).unwrap();
+        for n in 50..100 {
+            log.write(now(), Channel::Stdout, &[full(n.to_string().as_bytes())]);
+            assert!(fs::metadata(&path).unwrap().len() <= 200);
+        }
+        assert!(fs::read_to_string(&path).unwrap().ends_with("F 99\n"));
+    }
+
+    #[test]
+    fn there_is_a_log_at_any_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = CriLog::open(&path, Some(200)).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::symlink_metadata(&path)?;
+                }
+                io::Result::Ok(())
+            });
+            for n in 0..20_000 {
+                log.write(now(), Channel::Stdout, &[full(n.to_string().as_bytes())]);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            reader.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Work of one call over several threads.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
 /// At most, also on the largest machines: a call that nobody waits for must not take all of it.
 const MOST: usize = 4;
 /// Less than this for each is done before a thread has come up.
 const WORTH_A_THREAD: usize = 25;
+/// So many at a time: a thread that is held up leaves the rest to the others.
+const PORTION: usize = 8;
 
 /// To ask is to read files, and the answer does not change.
 static PROCESSORS: LazyLock<usize> =
@@ -18,24 +20,32 @@ pub(super) fn spread<T: Send, U: Send>(of: Vec<T>, one: impl Fn(T) -> U + Sync) 
     if threads < 2 {
         return of.into_iter().map(one).collect();
     }
-    let each = of.len().div_ceil(threads);
-    let (mut rest, mut shares) = (of.into_iter(), Vec::new());
-    for _ in 0..threads {
-        shares.push(rest.by_ref().take(each).collect::<Vec<T>>());
-    }
-    let one = &one;
-    let work = |share: Vec<T>| share.into_iter().map(one).collect::<Vec<U>>();
-    thread::scope(|scope| {
-        let mut shares = shares.into_iter();
-        let own = shares.next().unwrap_or_default();
-        let running: Vec<_> = shares.map(|share| scope.spawn(|| work(share))).collect();
-        let mut done = work(own);
-        for thread in running {
+    let rest = Mutex::new(of.into_iter().enumerate());
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let portion: Vec<(usize, T)> = {
+                // An iterator of a vector is whole whatever a panicking thread was at.
+                let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+                rest.by_ref().take(PORTION).collect()
+            };
+            if portion.is_empty() {
+                return done;
+            }
+            done.extend(portion.into_iter().map(|(at, item)| (at, one(item))));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut done = work();
+        for thread in others {
             let other = thread.join();
             done.extend(other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
         done
-    })
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, made)| made).collect()
 }
 
 /// Both at once, the first on a thread of its own. Blocks.

@@ -1,13 +1,13 @@
 //! One account of one cgroup: reading it, and the forms that several have.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Files, Psi, files};
 use crate::host::cgroup::Cgroups;
 use crate::host::context::during;
-use crate::host::text::Text;
 
 /// The kernel writes "no limit" as the largest number of whole pages.
 const UNLIMITED: u64 = 1 << 62;
@@ -31,18 +31,20 @@ impl Cgroups {
         &self,
         controller: &'static str,
         path: &str,
-        file: &'static str,
+        file: impl Into<Cow<'static, str>>,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> io::Result<Option<T>> {
-        let place = || Some(self.folder(controller, path)?.join(file));
-        self.account(path, (controller, file), place).read(parse)
+        let file = file.into();
+        let place = || Some(self.folder(controller, path)?.join(&*file));
+        let account = self.account(path, (controller, file.clone()), place);
+        account.read(parse)
     }
 
     pub(super) fn number(
         &self,
         controller: &'static str,
         path: &str,
-        file: &'static str,
+        file: impl Into<Cow<'static, str>>,
     ) -> io::Result<Option<u64>> {
         self.parsed(controller, path, file, number)
     }
@@ -75,7 +77,7 @@ pub(super) struct Account<'a, P> {
 impl<P: Fn() -> Option<PathBuf>> Account<'_, P> {
     /// The file's meaning; `None` where there is no such file, an error where it makes no sense.
     pub(super) fn read<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> io::Result<Option<T>> {
-        let read = self.files.read(self.path, self.name, &self.place, parse);
+        let read = self.files.read(self.path, &self.name, &self.place, parse);
         let named = |error| during(format_args!("read `{}`", self.shown()))(error);
         match read.map_err(named)? {
             Some(None) => Err(senseless(&self.shown())),
@@ -86,25 +88,6 @@ impl<P: Fn() -> Option<PathBuf>> Account<'_, P> {
     fn shown(&self) -> String {
         let place = (self.place)().unwrap_or_default();
         place.display().to_string()
-    }
-}
-
-/// As [`Account::read`], of a file that is not kept.
-pub(super) fn parsed<T>(
-    path: &Path,
-    parse: impl FnOnce(&str) -> Option<T>,
-) -> io::Result<Option<T>> {
-    let read = || {
-        let mut text = Text::new();
-        match files::opened(path, &mut text)? {
-            Some(_) => files::understood(text.bytes(), parse).map(Some),
-            None => Ok(None),
-        }
-    };
-    let read = read().map_err(during(format_args!("read `{}`", path.display())));
-    match read? {
-        Some(None) => Err(senseless(&path.display().to_string())),
-        other => Ok(other.flatten()),
     }
 }
 

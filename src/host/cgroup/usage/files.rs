@@ -5,6 +5,7 @@
 //! read is never of the past, nor of another cgroup that has come to bear the name. `cgroup.procs` is not read in
 //! this way: version 1 shows readers of an open one a list that may be a second old.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -31,7 +32,7 @@ pub(in crate::host::cgroup) struct Files {
 }
 
 /// An account: the controller and the file's name.
-pub(super) type Name = (&'static str, &'static str);
+pub(super) type Name = (&'static str, Cow<'static, str>);
 
 #[derive(Debug)]
 struct Kept {
@@ -56,14 +57,14 @@ impl Files {
     pub(super) fn read<T>(
         &self,
         cgroup: &str,
-        name: Name,
+        name: &Name,
         place: impl FnOnce() -> Option<PathBuf>,
         parse: impl FnOnce(&str) -> T,
     ) -> io::Result<Option<T>> {
         let kept = self.kept(cgroup);
         let mut kept = lock(&kept);
         let mut text = Text::new();
-        if let Some(at) = kept.iter().position(|kept| kept.name == name) {
+        if let Some(at) = kept.iter().position(|kept| kept.name == *name) {
             match kept.get(at).map(|kept| text.read(&kept.file)) {
                 Some(Ok(())) => return understood(text.bytes(), parse).map(Some),
                 // Gone, and perhaps there is another of its name.
@@ -78,7 +79,7 @@ impl Files {
         };
         if let Some(place) = self.place() {
             kept.push(Kept {
-                name,
+                name: name.clone(),
                 file,
                 _place: place,
             });
@@ -150,11 +151,11 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const NAME: Name = ("c", "f");
+    const NAME: Name = ("c", Cow::Borrowed("f"));
 
     fn number(files: &Files, file: &Path) -> Option<u64> {
         let place = || Some(file.to_owned());
-        let found = files.read("/a", NAME, place, |text| text.trim().parse().ok());
+        let found = files.read("/a", &NAME, place, |text| text.trim().parse().ok());
         found.unwrap().flatten()
     }
 
@@ -215,7 +216,11 @@ mod tests {
         let folder = cgroups.folder("pids", &name).unwrap();
         let place = || Some(folder.join("pids.max"));
         let files = Files::default();
-        let read = || files.read(&name, ("pids", "pids.max"), place, |text| text.to_owned());
+        let read = || {
+            files.read(&name, &("pids", "pids.max".into()), place, |text| {
+                text.to_owned()
+            })
+        };
         assert_eq!(read().unwrap(), None);
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("pids.max"), "7").unwrap();

@@ -21,6 +21,7 @@ fn machine(version: Version, hierarchies: &[(&str, &[&str], bool)], root: &Path)
         hierarchies: hierarchies.collect(),
         holders: Mutex::default(),
         files: Files::default(),
+        huge_page_sizes: std::sync::OnceLock::new(),
         slices: Slices::new(),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::cri::v1;
 use crate::cri::v1::{
     ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, StreamPodSandboxMetricsRequest,
     StreamPodSandboxMetricsResponse,
@@ -10,15 +9,16 @@ use crate::cri::v1::{
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::stream::{Answers, pages};
-use crate::ocid::stats::metrics::{Kind, Metric, PodMetrics, of_all_pods};
+use crate::ocid::stats::metrics::{PodMetrics, of_all_pods};
 
 pub async fn list_pod_sandbox_metrics(
     daemon: &Arc<Daemon>,
     _: ListPodSandboxMetricsRequest,
 ) -> Result<ListPodSandboxMetricsResponse> {
-    let pods = of_all_pods(daemon).await?.into_iter();
+    let pods = of_all_pods(daemon).await?;
     Ok(ListPodSandboxMetricsResponse {
-        pod_metrics: pods.map(pod).collect(),
+        pod_metrics: Vec::new(),
+        encoded: pods.iter().map(PodMetrics::encoded).collect(),
     })
 }
 
@@ -26,39 +26,12 @@ pub async fn stream_pod_sandbox_metrics(
     daemon: &Arc<Daemon>,
     _: StreamPodSandboxMetricsRequest,
 ) -> Result<Answers<StreamPodSandboxMetricsResponse>> {
-    let pods = of_all_pods(daemon).await?.into_iter();
-    let pods: Vec<_> = pods.map(pod).collect();
-    Ok(pages(pods, |pod_sandbox_metrics| {
+    let pods = of_all_pods(daemon).await?;
+    // What we wrote can be read.
+    let pods = pods.iter().filter_map(|pod| pod.encoded().decode().ok());
+    Ok(pages(pods.collect(), |pod_sandbox_metrics| {
         StreamPodSandboxMetricsResponse {
             pod_sandbox_metrics,
         }
     }))
-}
-
-fn pod(of: PodMetrics) -> v1::PodSandboxMetrics {
-    let containers = of.containers.into_iter();
-    v1::PodSandboxMetrics {
-        pod_sandbox_id: of.id,
-        metrics: of.metrics.into_iter().map(metric).collect(),
-        container_metrics: containers
-            .map(|of| v1::ContainerMetrics {
-                container_id: of.id,
-                metrics: of.metrics.into_iter().map(metric).collect(),
-            })
-            .collect(),
-    }
-}
-
-fn metric(of: Metric) -> v1::Metric {
-    let kind = match of.kind {
-        Kind::Counter => v1::MetricType::Counter,
-        Kind::Gauge => v1::MetricType::Gauge,
-    };
-    v1::Metric {
-        name: of.name.to_owned(),
-        timestamp: of.at,
-        metric_type: kind.into(),
-        label_values: of.labels,
-        value: Some(v1::UInt64Value { value: of.value }),
-    }
 }

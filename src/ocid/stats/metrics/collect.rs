@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Group;
-use super::descriptor::{BASE, Metric, Sink};
+use super::descriptor::Sink;
 use super::table;
+use crate::cri::metrics::{EncodedPod, Metrics};
 use crate::host::cgroup::{Pressure, Psi};
 use crate::host::disk_usage::{self, Capacity};
 use crate::host::interfaces::Interface;
@@ -23,14 +24,22 @@ const MICROSECONDS: u64 = 1_000_000;
 #[derive(Debug, Clone)]
 pub struct PodMetrics {
     pub id: String,
-    pub metrics: Vec<Metric>,
+    pub own: Metrics,
     pub containers: Vec<ContainerMetrics>,
+}
+
+impl PodMetrics {
+    pub fn encoded(&self) -> EncodedPod {
+        let containers = self.containers.iter();
+        let containers = containers.map(|one| (one.id.as_str(), &one.metrics));
+        EncodedPod::new(&self.id, &self.own, containers)
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct ContainerMetrics {
     pub id: String,
-    pub metrics: Vec<Metric>,
+    pub metrics: Metrics,
 }
 
 /// Of every pod that is ready, in the order of ids: as last collected where that is done at regular times.
@@ -93,9 +102,8 @@ pub(in crate::ocid::stats) async fn measure(daemon: &Arc<Daemon>) -> Result<Vec<
 fn of_pod(pod: &SandboxRecord, interfaces: &[Interface]) -> PodMetrics {
     let metadata = &pod.config.metadata;
     // As CRI-O and cAdvisor label what belongs to no container.
-    let container = "POD".to_owned();
-    let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
-    let mut sink = sink([pod.id.clone(), String::new(), namespace, name, container]);
+    let base = [&pod.id, "", &metadata.namespace, &metadata.name, "POD"];
+    let mut sink = Sink::new(Moment::now().at, base);
     // cAdvisor leaves out what stays inside: people add the interfaces up.
     for interface in interfaces.iter().filter(|i| i.name != "lo") {
         let (name, received, sent) = (
@@ -114,7 +122,7 @@ fn of_pod(pod: &SandboxRecord, interfaces: &[Interface]) -> PodMetrics {
     }
     PodMetrics {
         id: pod.id.clone(),
-        metrics: sink.metrics,
+        own: sink.into_metrics(),
         containers: Vec::new(),
     }
 }
@@ -126,14 +134,16 @@ fn of_container(
     disk: Option<(Capacity, Written)>,
 ) -> ContainerMetrics {
     let metadata = &pod.config.metadata;
-    let mut sink = sink([
-        record.id.clone(),
-        record.image_name.clone(),
-        metadata.namespace.clone(),
-        metadata.name.clone(),
-        record.config.metadata.name.clone(),
-    ]);
-    let seconds = u64::try_from(sink.at).unwrap_or(0) / NANOSECONDS;
+    let base = [
+        record.id.as_str(),
+        &record.image_name,
+        &metadata.namespace,
+        &metadata.name,
+        &record.config.metadata.name,
+    ];
+    let at = Moment::now().at;
+    let mut sink = Sink::new(at, base);
+    let seconds = u64::try_from(at).unwrap_or(0) / NANOSECONDS;
     sink.put(&table::LAST_SEEN, [], seconds);
     if let Some(path) = container::cgroup(daemon, record) {
         let mut of = Of {
@@ -167,15 +177,7 @@ fn of_container(
     }
     ContainerMetrics {
         id: record.id.clone(),
-        metrics: sink.metrics,
-    }
-}
-
-fn sink(base: [String; BASE.len()]) -> Sink {
-    Sink {
-        base,
-        at: Moment::now().at,
-        metrics: Vec::new(),
+        metrics: sink.into_metrics(),
     }
 }
 
@@ -206,7 +208,7 @@ impl Of<'_> {
 
     fn memory(&mut self) {
         let (id, cgroups) = (&self.record.id, &self.daemon.cgroups);
-        let memory = known("memory", id, cgroups.memory(self.path));
+        let memory = known("memory", id, cgroups.memory_unlimited(self.path));
         let extremes = known("memory", id, cgroups.memory_extremes(self.path));
         let sink = &mut self.sink;
         if let Some(memory) = memory {

@@ -1,5 +1,8 @@
 //! What a metric is, and values of it.
 
+use crate::cri::metrics::Metrics;
+use crate::cri::v1::MetricType;
+
 /// The labels that every metric begins with.
 pub const BASE: [&str; 5] = ["id", "image", "namespace", "pod", "container"];
 
@@ -41,41 +44,26 @@ impl<const N: usize> Describe for Descriptor<N> {
     }
 }
 
-/// One value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metric {
-    pub name: &'static str,
-    pub kind: Kind,
-    /// Nanoseconds since the epoch.
-    pub at: i64,
-    /// As many as its descriptor has, in that order.
-    pub labels: Vec<String>,
-    pub value: u64,
-}
-
 /// Values of one pod or container.
-pub struct Sink {
-    pub base: [String; BASE.len()],
-    /// Nanoseconds since the epoch.
-    pub at: i64,
-    pub metrics: Vec<Metric>,
-}
+pub struct Sink(Metrics);
 
 impl Sink {
+    /// `base` are the values of [`BASE`]; `at` is in nanoseconds since the epoch.
+    pub fn new(at: i64, base: [&str; BASE.len()]) -> Self {
+        Self(Metrics::new(at, &base))
+    }
+
     pub fn put<const N: usize>(
         &mut self,
         descriptor: &Descriptor<N>,
         labels: [&str; N],
         value: u64,
     ) {
-        let own = labels.into_iter().map(str::to_owned);
-        self.metrics.push(Metric {
-            name: descriptor.name,
-            kind: descriptor.kind,
-            at: self.at,
-            labels: self.base.iter().cloned().chain(own).collect(),
-            value,
-        });
+        let kind = match descriptor.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        };
+        self.0.put(descriptor.name, kind, &labels, value);
     }
 
     /// Nothing where the value is not known.
@@ -83,5 +71,9 @@ impl Sink {
         if let Some(value) = value {
             self.put(descriptor, [], value);
         }
+    }
+
+    pub fn into_metrics(self) -> Metrics {
+        self.0
     }
 }

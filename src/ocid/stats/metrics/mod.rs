@@ -3,6 +3,9 @@
 //!
 //! A descriptor's type says how many labels a value of it has, so the two cannot disagree; kubelet would drop the
 //! whole answer. What is not known has no value, rather than zero.
+//!
+//! Alone in the daemon, these values are made in the form of the wire ([`crate::cri::metrics`]): they are many, and
+//! nobody here asks what they are.
 
 mod collect;
 mod descriptor;
@@ -12,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use collect::measure;
 pub use collect::{ContainerMetrics, PodMetrics, of_all_pods};
-pub use descriptor::{Description, Kind, Metric};
+pub use descriptor::Description;
 
 use super::Stats;
 use descriptor::Describe;
