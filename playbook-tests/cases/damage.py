@@ -1,6 +1,6 @@
 """Damage of several kinds, each seen by `status` and put right by `install`."""
 
-from vm.node import UPLOAD, expect
+from vm.node import UPLOAD, compare, expect
 
 NEEDS, ORDER = "node", 4
 DAMAGE = {
@@ -20,8 +20,10 @@ def run(node):
         code = node.ssh(f"{UPLOAD} status >/dev/null; echo $?", 300)
         expect(code == "1", f"{what}: `status` ended with {code}")
         report = node.install("--no-selftest")
+        changed = [step["id"] for step in report["steps"] if step["state"] == "changed"]
         expect(report["changed"] > 0, f"{what}: `install` changed nothing")
         node.expect_healthy()
+        print(f"damage: {what}: status {code}, then {' '.join(changed)}", flush=True)
     edit_unit(node)
     cut_receipt(node)
     node.expect_unchanged()
@@ -44,9 +46,18 @@ def edit_unit(node):
 
 
 def cut_receipt(node):
-    """A receipt that is cut short is refused with its name, and nothing is touched."""
+    """A receipt that is cut short is refused with its name and a way out, and nothing is touched. Without it, what is
+    there is taken as it is."""
     receipt = "/var/lib/crio-setup/receipt.json"
     node.ssh(f"cp -a {receipt} /root/receipt && truncate -s 700 {receipt}")
-    said = node.ssh(f"{UPLOAD} install 2>&1; echo code $?", 300)
-    expect("receipt.json" in said and not said.endswith("code 0"), f"a cut receipt: {said}")
-    node.ssh(f"cp -a /root/receipt {receipt} && rm /root/receipt")
+    units, files = node.units(), node.files(times=True)
+    for verb in ("install", "status", "uninstall --force"):
+        said = node.ssh(f"{UPLOAD} {verb} 2>&1; echo code $?", 300)
+        expect(receipt in said and "hint" in said, f"`{verb}` with a cut receipt: {said}")
+        expect(said.endswith("code 2"), f"`{verb}` with a cut receipt: {said}")
+    compare(files, node.files(times=True), "an install with a cut receipt")
+    expect(node.units() == units, "an install with a cut receipt restarted units")
+    node.ssh(f"mv {receipt} /root/cut")
+    report = node.install("--no-selftest")
+    expect(report["changed"] == 0 and report["health"]["runtime"]["ready"], f"without a receipt: {report}")
+    node.ssh(f"mkdir -p -m 700 {receipt.rpartition('/')[0]} && cp -a /root/receipt {receipt} && rm /root/receipt /root/cut")

@@ -8,6 +8,7 @@ NEEDS, ORDER = "bare", 1
 def run(node):
     report = node.first_install()
     node.state = "used"
+    print(f"fresh: changed={report['changed']}, install took {report['duration_ms'] / 1000:.0f} s", flush=True)
     expect(report["changed"] > 0, f"a fresh install changed nothing: {report}")
     expect(report["selftest"], f"no pod was run: {report}")
     node.expect_healthy()

@@ -34,6 +34,10 @@ def check_confinement(node, container):
     expect(group.startswith("/"), f"more than cgroup v2: {group}")
     limit = node.ssh(f"cat {folder}/memory.max")
     expect(limit == "268435456", f"memory.max of {folder} is {limit}")
+    # It is systemd that keeps the group, by the driver that the installer chose.
+    scope = group.rsplit("/", 1)[1]
+    shown = node.ssh(f"systemctl show -p MemoryMax,ActiveState {scope}")
+    expect(scope.endswith(".scope") and "MemoryMax=268435456" in shown, f"systemd knows {scope} as {shown}")
     # 512 shares of version 1.
     weight = node.ssh(f"cat {folder}/cpu.weight")
     expect(1 < int(weight) < 100, f"cpu.weight of {folder} is {weight}")

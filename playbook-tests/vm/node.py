@@ -1,5 +1,6 @@
 """What the cases do on a machine: install, look at it, run pods, compare pictures of it."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -23,6 +24,17 @@ REGISTRY = """version: 0.1
 log: { level: warn }
 storage: { filesystem: { rootdirectory: /srv/registry } }
 http: { addr: '127.0.0.1:5000' }
+"""
+
+# Pings a redis as often as it can; a line for each that fails, and one for all at the end.
+PINGS = """n=0
+while [ ! -e /run/enough ]; do
+    n=$((n + 1))
+    said=$(timeout 10 redis-cli -h ADDRESS ping 2>&1)
+    [ "$said" = PONG ] || echo "ping $n: $said" >>/run/pings
+    sleep 0.1
+done
+echo "asked $n times" >>/run/pings
 """
 
 # Lines of `path TAB kind mode owner link`, and with times `TAB mtime size`, of the root file system.
@@ -77,12 +89,12 @@ class Node:
         """Runs `install`; its report."""
         return json.loads(self.ssh(f"{UPLOAD} install --output json {arguments}", INSTALL))
 
-    def expect_healthy(self):
-        """Every service up, nothing changed since it was written, and the daemon ready."""
+    def expect_healthy(self, units=("ocid", "docker")):
+        """These services up, nothing changed since it was written, and the daemon ready."""
         said = self.ssh("crio-setup status --deep --output json", 300, check=False)
         report = json.loads(said)
         expect(report["installed"] and report["healthy"], f"not healthy: {said}")
-        for unit in ("ocid", "docker"):
+        for unit in units:
             for question in ("is-active", "is-enabled"):
                 state = self.ssh(f"systemctl {question} {unit}", check=False)
                 expect(state in ("active", "enabled"), f"`systemctl {question} {unit}` says `{state}`")
@@ -98,6 +110,7 @@ class Node:
         expect(report["changed"] == 0, f"the second install changed {changed}")
         expect(self.units() == units, f"units were restarted: {units} became {self.units()}")
         compare(files, self.files(times=True), "the second install")
+        print(f"a second install: changed=0 in {report['duration_ms'] / 1000:.1f} s", flush=True)
 
     def units(self):
         """Which start of which unit is running."""
@@ -123,34 +136,62 @@ class Node:
         self.ssh("systemd-run -q --unit registry docker-registry serve /srv/registry.yml")
         self.await_text("true </dev/tcp/127.0.0.1/5000 && echo listens", "listens")
 
-    def redis(self, **sandbox):
+    def redis(self, arguments=None, **sandbox):
         """The tutorial's pod by the README's commands, its configuration changed by `sandbox`; ids of pod and container."""
+        container = json.loads((REPOSITORY / "examples/container_redis.json").read_text())
+        if arguments:
+            container["args"] = arguments
+        pod_id, container_id = self.pod(container, **sandbox)
+        self.await_text(f"ocic ctr logs --id {container_id}", READY)
+        return pod_id, container_id
+
+    def pod(self, container, **sandbox):
+        """The tutorial's pod with another container, started; ids of both."""
         self.registry()
         config = json.loads((REPOSITORY / "examples/sandbox_config.json").read_text())
         for key, value in sandbox.items():
             config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
-        container = (REPOSITORY / "examples/container_redis.json").read_text()
         self.ssh("mkdir -p examples && cat >examples/sandbox_config.json", data=json.dumps(config))
-        self.ssh("cat >examples/container_redis.json", data=container)
+        self.ssh("cat >examples/container.json", data=json.dumps(container))
         pod_id = self.ssh("ocic pod create --config examples/sandbox_config.json", 300)
-        created = f"ocic ctr create --pod {pod_id} --config examples/container_redis.json"
+        created = f"ocic ctr create --pod {pod_id} --config examples/container.json"
         container_id = self.ssh(created, 300).splitlines()[-1]
         self.ssh(f"ocic ctr start --id {container_id}", 120)
-        self.await_text(f"ocic ctr logs --id {container_id}", READY)
         return pod_id, container_id
 
     def remove_pod(self, pod_id):
         self.ssh(f"ocic pod stop --id {pod_id} && ocic pod remove --id {pod_id}", 120)
 
     def address(self, pod_id):
-        """A pod's IPv4 address."""
-        said = self.ssh(f"ocic pod status --id {pod_id} --output json")
-        return json.loads(said)["status"]["network"]["ip"]
+        """A pod's first address."""
+        return self.addresses(pod_id)[0]
+
+    def addresses(self, pod_id):
+        """All of a pod's addresses."""
+        network = json.loads(self.ssh(f"ocic pod status --id {pod_id} --output json"))["status"]["network"]
+        return [network["ip"], *(more["ip"] for more in network.get("additionalIps", []))]
 
     def ping(self, address=ADDRESS):
         """Redis answers on its pod's address."""
         said = self.ssh(f"redis-cli -h {address} ping", check=False)
         expect(said == "PONG", f"redis on {address} says `{said}`")
+
+    def ask_from(self, container_id, address):
+        """Redis answers another container."""
+        said = self.ssh(f"ocic exec --sync {container_id} redis-cli -h {address} ping 2>&1", check=False)
+        expect(said == "PONG", f"redis on {address} says to a pod `{said}`")
+
+    @contextlib.contextmanager
+    def asked_throughout(self, address=ADDRESS):
+        """Redis answers at any time until this is left."""
+        self.ssh("rm -f /run/enough /run/pings; cat >/root/pings", data=PINGS.replace("ADDRESS", address))
+        self.ssh("systemd-run -q --unit pings sh /root/pings")
+        yield
+        self.ssh("touch /run/enough")
+        self.await_text("cat /run/pings", "asked ")
+        said = self.ssh("cat /run/pings; rm /run/pings /run/enough /root/pings").splitlines()
+        expect(len(said) == 1 and int(said[0].split()[1]) > 5, f"redis did not answer all the time: {said}")
+        print(f"redis: {said[0]}, answered each time", flush=True)
 
     def await_text(self, script, text):
         """Runs a script on the machine again and again until it prints `text`, for a minute."""

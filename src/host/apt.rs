@@ -13,10 +13,16 @@ use super::command::{Command, CommandError, Output};
 use super::fs::under;
 
 /// What invoke-rc.d and deb-systemd-invoke ask before they start a service (policy-rc.d(8) in the
-/// Debian policy's terms): 101 forbids it.
+/// Debian policy's terms): 101 forbids it. They ask before they stop one, too, which a package that goes must.
 pub const POLICY: &str = "/usr/sbin/policy-rc.d";
-pub const POLICY_FORBIDS: &str =
-    "#!/bin/sh\n# crio-setup: a package that is being installed starts no service.\nexit 101\n";
+pub const POLICY_FORBIDS: &str = "\
+#!/bin/sh
+# crio-setup: a package that is being installed starts no service; one that goes stops its own.
+[ -z \"$CRIO_SETUP_REMOVES\" ] || exit 0
+exit 101
+";
+/// Tells the policy that packages go.
+const REMOVES: (&str, &str) = ("CRIO_SETUP_REMOVES", "1");
 
 const LOCKS: [&str; 3] = [
     "/var/lib/dpkg/lock-frontend",
@@ -161,14 +167,18 @@ impl Apt {
     /// there was one.
     pub fn purge(&self, names: &[String]) -> Result<bool, AptError> {
         self.wait_for_locks()?;
-        let there = self.known(names)?;
-        if there.is_empty() {
+        if !self.is_cut_off() && self.known(names, |_| true)?.is_empty() {
             return Ok(false);
         }
         // A killed run may have left dpkg in the middle of its work.
         self.dpkg(&["--configure", "--pending"])
             .limit(INSTALL_LIMIT)
             .output()?;
+        self.mend(names)?;
+        let there = self.known(names, |_| true)?;
+        if there.is_empty() {
+            return Ok(false);
+        }
         let purge = |simulate: bool| {
             let mut command = self.apt_get(&["purge", "--yes"]);
             if simulate {
@@ -177,6 +187,7 @@ impl Apt {
             command
                 .args(["-o", "APT::Get::AutomaticRemove=false", "--"])
                 .args(&there)
+                .env(REMOVES.0, REMOVES.1)
                 .limit(INSTALL_LIMIT)
                 .run()
         };
@@ -193,6 +204,38 @@ impl Apt {
         Ok(true)
     }
 
+    /// Was dpkg killed at its work? What it had done so far stands in a journal of its own and not yet in its
+    /// status file, and until it has worked again apt refuses to.
+    fn is_cut_off(&self) -> bool {
+        let journal = under(&self.root, Path::new("/var/lib/dpkg/updates"));
+        fs::read_dir(journal).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Has those packages unpacked anew over which dpkg was killed: it does not remove such a one, and does not
+    /// know what of it lies there already. Without an archive to be had it is removed as far as it is known.
+    fn mend(&self, names: &[String]) -> Result<(), AptError> {
+        let torn = || self.known(names, |status| status.contains(" reinstreq "));
+        let found = torn()?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.apt_get(&["install", "--yes", "--reinstall", "--fix-broken"])
+            .args(["--no-remove", "--no-install-recommends", "--"])
+            .args(&found)
+            .limit(INSTALL_LIMIT)
+            .output()?;
+        let found = torn()?;
+        if !found.is_empty() {
+            self.dpkg(&["--force-remove-reinstreq", "--force-depends", "--purge"])
+                .arg("--")
+                .args(&found)
+                .env(REMOVES.0, REMOVES.1)
+                .limit(INSTALL_LIMIT)
+                .run()?;
+        }
+        Ok(())
+    }
+
     /// Debian's docker.io deletes all of docker's data when it is purged, by a script that its
     /// removal leaves there. Data that was here before the package is not its to delete: whoever
     /// made the folder removes it.
@@ -203,6 +246,7 @@ impl Apt {
         }
         self.apt_get(&["remove", "--yes"])
             .args(["-o", "APT::Get::AutomaticRemove=false", "--", "docker.io"])
+            .env(REMOVES.0, REMOVES.1)
             .limit(INSTALL_LIMIT)
             .run()?;
         let path = data.join("nuke-graph-directory.sh");
@@ -251,6 +295,7 @@ impl Apt {
                 "--",
             ])
             .args(names)
+            .limit(UPDATE_LIMIT)
             .run();
         match output {
             Ok(Output { stdout, .. }) => Ok(parse::simulation(&String::from_utf8_lossy(&stdout))),
@@ -281,18 +326,18 @@ impl Apt {
             .any(|e| e.file_name().to_string_lossy().contains("_Packages"))
     }
 
-    /// Those of `names` of which dpkg knows anything, be it only left configuration.
-    fn known(&self, names: &[String]) -> Result<BTreeSet<String>, AptError> {
+    /// Those of `names` of which dpkg knows anything, be it only left configuration, with a status (three words)
+    /// that `wanted` takes.
+    fn known(
+        &self,
+        names: &[String],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<BTreeSet<String>, AptError> {
         let path = under(&self.root, Path::new("/var/lib/dpkg/status"));
         let text = fs::read_to_string(&path).map_err(|source| AptError::Read { path, source })?;
-        let all: BTreeSet<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("Package: "))
-            .collect();
-        Ok(names
-            .iter()
-            .filter(|name| all.contains(name.as_str()))
-            .cloned()
+        Ok(parse::statuses(&text)
+            .filter(|(name, status)| wanted(status) && names.iter().any(|n| n == name))
+            .map(|(name, _)| name.to_owned())
             .collect())
     }
 

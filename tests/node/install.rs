@@ -87,7 +87,7 @@ fn services(machine: &Machine) -> Result<String> {
 }
 
 /// Differences that neither we nor a pod made.
-fn is_explained(line: &str) -> bool {
+pub fn is_explained(line: &str) -> bool {
     let both = PACKAGES_LEAVE.iter().chain(&SYSTEMD_WRITES);
     both.into_iter().any(|(path, _)| line.contains(path))
 }

@@ -3,6 +3,7 @@
 //! `containernetworking-plugins` and `iptables`; `tests/run` brings them.
 
 mod ansible;
+mod cut_off;
 mod first_boot;
 mod guides;
 mod image;

@@ -29,6 +29,18 @@ pub(super) fn status(file: impl BufRead, names: &[&str]) -> io::Result<BTreeMap<
     Ok(found)
 }
 
+/// Every package of a status file, with its status: what is wanted, whether it must be unpacked anew (`reinstreq`)
+/// or not (`ok`), and what it is.
+pub(super) fn statuses(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut package = None;
+    text.lines().filter_map(move |line| {
+        if let Some(name) = line.strip_prefix("Package: ") {
+            package = Some(name);
+        }
+        package.zip(line.strip_prefix("Status: "))
+    })
+}
+
 /// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes.
 pub(super) fn simulation(text: &str) -> Simulation {
     let mut simulation = Simulation::default();
@@ -65,6 +77,20 @@ mod tests {
         assert_eq!(
             found.into_iter().collect::<Vec<_>>(),
             [("runc".to_owned(), "1.1.5+ds1".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_package_that_dpkg_was_killed_over_shows() {
+        let text = "Package: runc\nStatus: install reinstreq half-installed\nVersion: 1\n\n\
+            Package: tini\nPriority: optional\nStatus: install ok unpacked\n";
+        let found: Vec<_> = super::statuses(text).collect();
+        assert_eq!(
+            found,
+            [
+                ("runc", "install reinstreq half-installed"),
+                ("tini", "install ok unpacked")
+            ]
         );
     }
 
