@@ -1,5 +1,6 @@
 //! How long statistics of 200 containers take: a measurement, run by name, as it needs a machine to itself:
-//! `CRIO_SETUP_TEST_BINARY=RELEASE cargo test --test cri stats_load -- --ignored --nocapture`.
+//! `CRIO_SETUP_TEST_BINARY=RELEASE cargo test --test cri stats_load -- --ignored --nocapture`. With every metric there
+//! is, unless `CRIO_SETUP_TEST_STATS` has other lines for `[crio.stats]`.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -74,11 +75,10 @@ async fn measure<A: Message + Default>(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures; it takes a minute"]
 async fn two_hundred_containers() -> Result<()> {
-    let all = (
-        "/etc/ocid/ocid.conf.d/10-stats.conf",
-        "[crio.stats]\nincluded_pod_metrics = [\"all\"]\n",
-    );
-    let world = World::with(&[all]).await?;
+    let lines = std::env::var("CRIO_SETUP_TEST_STATS");
+    let lines = lines.unwrap_or_else(|_| "included_pod_metrics = [\"all\"]".to_owned());
+    let config = format!("[crio.stats]\n{lines}\n");
+    let world = World::with(&[("/etc/ocid/ocid.conf.d/10-stats.conf", &config)]).await?;
     let mut last = None;
     for number in 0..PODS {
         let mut sandbox = world.pod_config(&format!("load-{number}"));
