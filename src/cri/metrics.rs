@@ -24,9 +24,11 @@ const ID: u32 = 1;
 const CONTAINERS: u32 = 3;
 /// Of the answer.
 const PODS: u32 = 1;
+/// Bytes of a metric besides its time and its first labels: the name, most of all.
+const USUAL: usize = 56;
 
 /// The metrics of one pod or container, encoded: the field `metrics` of its message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
     /// What each of them has: its time, and its first labels.
     common: Vec<u8>,
@@ -34,18 +36,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// None yet; `labels` are the values that all of them begin with, `at` is their time in nanoseconds since the
-    /// epoch.
-    pub fn new(at: i64, labels: &[&str]) -> Self {
+    /// None yet, with room for about `expected`: to make it little by little costs as much as to fill it. `labels`
+    /// are the values that all of them begin with, `at` is their time in nanoseconds since the epoch.
+    pub fn new(at: i64, labels: &[&str], expected: usize) -> Self {
         let mut common = Vec::new();
         encoding::int64::encode(TIMESTAMP, &at, &mut common);
         labels
             .iter()
             .for_each(|label| text(LABEL, label, &mut common));
-        Self {
-            common,
-            encoded: Vec::new(),
-        }
+        let encoded = Vec::with_capacity(expected * (common.len() + USUAL));
+        Self { common, encoded }
     }
 
     /// Adds one; `labels` come after those that all have.
@@ -83,36 +83,55 @@ impl Metrics {
     fn length_with(&self, id: &str) -> usize {
         text_length(ID, id) + self.encoded.len()
     }
+
+    fn encode_with(&self, id: &str, to: &mut impl BufMut) {
+        text(ID, id, to);
+        to.put_slice(&self.encoded);
+    }
 }
 
-/// One pod, encoded: the message `PodSandboxMetrics`.
+/// One pod: the message `PodSandboxMetrics`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct EncodedPod(Vec<u8>);
+pub struct PodMetrics {
+    pub id: String,
+    pub own: Metrics,
+    /// Of those of its containers that have processes.
+    pub containers: Vec<ContainerMetrics>,
+}
 
-impl EncodedPod {
-    /// The pod's own metrics and those of its containers, each with its id.
-    pub fn new<'a>(
-        id: &str,
-        own: &Metrics,
-        containers: impl Iterator<Item = (&'a str, &'a Metrics)> + Clone,
-    ) -> Self {
-        let lengths = containers
-            .clone()
-            .map(|(id, metrics)| delimited_length(CONTAINERS, metrics.length_with(id)));
-        let mut to = Vec::with_capacity(own.length_with(id) + lengths.sum::<usize>());
-        text(ID, id, &mut to);
-        to.put_slice(&own.encoded);
-        for (id, metrics) in containers {
-            delimited(CONTAINERS, metrics.length_with(id), &mut to);
-            text(ID, id, &mut to);
-            to.put_slice(&metrics.encoded);
+/// One container: the message `ContainerMetrics`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerMetrics {
+    pub id: String,
+    pub metrics: Metrics,
+}
+
+impl PodMetrics {
+    fn length(&self) -> usize {
+        let containers = self.containers.iter();
+        let containers = containers.map(|one| delimited_length(CONTAINERS, one.length()));
+        self.own.length_with(&self.id) + containers.sum::<usize>()
+    }
+
+    fn encode(&self, to: &mut impl BufMut) {
+        self.own.encode_with(&self.id, to);
+        for container in &self.containers {
+            delimited(CONTAINERS, container.length(), to);
+            container.metrics.encode_with(&container.id, to);
         }
-        Self(to)
     }
 
     /// As a message of the generated type.
     pub fn decode(&self) -> Result<PodSandboxMetrics, DecodeError> {
-        PodSandboxMetrics::decode(self.0.as_slice())
+        let mut bytes = Vec::with_capacity(self.length());
+        self.encode(&mut bytes);
+        PodSandboxMetrics::decode(bytes.as_slice())
+    }
+}
+
+impl ContainerMetrics {
+    fn length(&self) -> usize {
+        self.metrics.length_with(&self.id)
     }
 }
 
@@ -123,15 +142,15 @@ pub struct ListPodSandboxMetricsResponse {
     pub pod_metrics: Vec<PodSandboxMetrics>,
     /// Further pods, for who sends one.
     #[serde(skip)]
-    pub encoded: Vec<EncodedPod>,
+    pub encoded: Vec<PodMetrics>,
 }
 
 impl Message for ListPodSandboxMetricsResponse {
     fn encode_raw(&self, to: &mut impl BufMut) {
         encoding::message::encode_repeated(PODS, &self.pod_metrics, to);
-        for EncodedPod(pod) in &self.encoded {
-            delimited(PODS, pod.len(), to);
-            to.put_slice(pod);
+        for pod in &self.encoded {
+            delimited(PODS, pod.length(), to);
+            pod.encode(to);
         }
     }
 
@@ -154,7 +173,7 @@ impl Message for ListPodSandboxMetricsResponse {
         let encoded = self.encoded.iter();
         encoding::message::encoded_len_repeated(PODS, &self.pod_metrics)
             + encoded
-                .map(|EncodedPod(pod)| delimited_length(PODS, pod.len()))
+                .map(|pod| delimited_length(PODS, pod.length()))
                 .sum::<usize>()
     }
 
@@ -186,7 +205,7 @@ fn text_length(tag: u32, text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cri::v1::{ContainerMetrics, Metric, UInt64Value};
+    use crate::cri::v1::{self, Metric, UInt64Value};
 
     #[test]
     fn what_is_written_is_what_the_generated_types_read() {
@@ -197,7 +216,7 @@ mod tests {
             ("c", MetricType::Gauge, vec![long.as_str()], u64::MAX),
         ];
         let all = |at: i64, labels: &[&str]| {
-            let mut metrics = Metrics::new(at, labels);
+            let mut metrics = Metrics::new(at, labels, 3);
             let mut expected = Vec::new();
             for (name, kind, own, value) in &values {
                 metrics.put(name, *kind, own, *value);
@@ -214,18 +233,25 @@ mod tests {
         };
         let (own, own_expected) = all(1_764_000_000_000_000_000, &["id", "", "ns"]);
         let (container, container_expected) = all(-1, &[]);
-        let none = Metrics::new(5, &["id"]);
-        let containers = [("c1", &container), ("c2", &none)];
-        let pod = EncodedPod::new("p", &own, containers.into_iter());
+        let none = Metrics::new(5, &["id"], 0);
+        let containers = [("c1", container), ("c2", none)].map(|(id, metrics)| ContainerMetrics {
+            id: id.to_owned(),
+            metrics,
+        });
+        let pod = PodMetrics {
+            id: "p".to_owned(),
+            own,
+            containers: containers.into(),
+        };
         let expected = PodSandboxMetrics {
             pod_sandbox_id: "p".to_owned(),
             metrics: own_expected,
             container_metrics: vec![
-                ContainerMetrics {
+                v1::ContainerMetrics {
                     container_id: "c1".to_owned(),
                     metrics: container_expected,
                 },
-                ContainerMetrics {
+                v1::ContainerMetrics {
                     container_id: "c2".to_owned(),
                     metrics: Vec::new(),
                 },

@@ -91,6 +91,20 @@ async fn it_is_watched_and_changed_while_it_runs() -> Result<()> {
         ensure!(text.lines().any(|l| l == line), "no `{line}` in\n{text}");
     }
 
+    // Clients that say nothing hold up nobody.
+    let silent: Vec<_> = (0..32)
+        .map(|_| UnixStream::connect(world.machine.path("/run/metrics.sock")))
+        .collect::<Result<_, _>>()?;
+    for (method, path, status) in [
+        ("POST", "/metrics", 405),
+        ("GET", "/", 404),
+        ("GET", "/metrics/x", 404),
+        ("GET", "/metrics?x", 200),
+    ] {
+        let reply = request(&world.machine, address, method, path, "text/plain", b"")?;
+        ensure!(reply.status == status, "{method} {path}: {}", reply.status);
+    }
+
     let socket = world.machine.path("/run/metrics.sock");
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -98,6 +112,7 @@ async fn it_is_watched_and_changed_while_it_runs() -> Result<()> {
     let mut reply = String::new();
     stream.read_to_string(&mut reply)?;
     ensure!(reply.contains("ocid_pods{state=\"ready\"} 1"), "{reply}");
+    drop(silent);
 
     let daemon = PidFd::open(world.daemon().pid()?)?;
     daemon.kill(Signal::SIGUSR1)?;

@@ -3,6 +3,8 @@
 //! A pod's cgroup is usually kubelet's: it made it, set its limits and removes it. One that is not
 //! there is made here, marked with an extended attribute, and removed again with the last pod in it;
 //! the mark lies on the cgroup itself, so it lives exactly as long and survives any crash of ours.
+//! While one is made, a claim on the cgroup above says so: a crash between making and marking leaves
+//! nothing that nobody knows of.
 //! systemd makes slices by itself; the last pod's end stops one that is nobody else's. The cgroups of
 //! containers are the runtime's.
 
@@ -14,8 +16,10 @@ mod sub;
 mod usage;
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -36,6 +40,10 @@ pub use usage::{
 const ROOT: &str = "/sys/fs/cgroup";
 /// On cgroups of our making. `trusted.` needs CAP_SYS_ADMIN, which mounts and namespaces need anyway.
 const MARK: &str = "trusted.ocid.made";
+/// On the cgroup above one that is being made; the name of that one follows.
+const CLAIM: &str = "trusted.ocid.making.";
+/// How much of a name follows: an attribute's may have 255 bytes.
+const CLAIM_NAME: usize = 200;
 
 /// Which interface carries the controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,9 +251,9 @@ impl Cgroups {
             Driver::Cgroupfs => {
                 let folders =
                     unused.flat_map(|l| self.hierarchies.iter().map(move |h| below(h, l)));
-                folders
-                    .filter(|f| is_marked(f))
-                    .try_for_each(|f| remove_if_empty(&f))
+                // One that cannot be removed keeps none of the others.
+                let removed: Vec<_> = folders.map(|f| remove_ours(&f)).collect();
+                removed.into_iter().collect()
             }
             Driver::Systemd => {
                 let (mut stop, mut swept) = (Vec::new(), Vec::new());
@@ -337,15 +345,22 @@ fn tree(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Makes and marks a cgroup; false when it was there.
+/// Makes and marks a cgroup; false when it was there, and not by a call of this that was cut short.
 fn make_marked(folder: &Path) -> io::Result<bool> {
-    match fs::create_dir(folder) {
-        Ok(()) => mark(folder).map(|()| true),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(during(format_args!("make cgroup `{}`", folder.display()))(
-            e,
-        )),
+    if !folder.exists() {
+        claim(folder)?;
     }
+    let made = match fs::create_dir(folder) {
+        Ok(()) => mark(folder).map(|()| true),
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            let at = folder.display();
+            Err(during(format_args!("make cgroup `{at}`"))(e))
+        }
+        Err(_) if is_claimed(folder) => mark(folder).map(|()| true),
+        Err(_) => return Ok(false),
+    };
+    unclaim(folder)?;
+    made
 }
 
 fn mark(folder: &Path) -> io::Result<()> {
@@ -356,6 +371,51 @@ fn mark(folder: &Path) -> io::Result<()> {
 /// A cgroup that is gone, or whose attributes cannot be read, is none of ours.
 fn is_marked(folder: &Path) -> bool {
     matches!(xattr::get(folder, MARK), Ok(Some(_)))
+}
+
+/// Says on the cgroup above that this one is about to be made here.
+fn claim(folder: &Path) -> io::Result<()> {
+    let (above, name) = claim_of(folder);
+    let at = folder.display();
+    xattr::set(above, name, b"1").map_err(during(format_args!("announce cgroup `{at}`")))
+}
+
+fn is_claimed(folder: &Path) -> bool {
+    let (above, name) = claim_of(folder);
+    matches!(xattr::get(above, name), Ok(Some(_)))
+}
+
+fn unclaim(folder: &Path) -> io::Result<()> {
+    let (above, name) = claim_of(folder);
+    match xattr::remove(above, name) {
+        Err(e) if e.raw_os_error() != Some(nix::libc::ENODATA) && !is_gone(&e) => {
+            let at = folder.display();
+            Err(during(format_args!("announce cgroup `{at}` no longer"))(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The cgroup that carries the claim on one, and the attribute.
+fn claim_of(folder: &Path) -> (&Path, OsString) {
+    let name = folder.file_name().unwrap_or_default().as_bytes();
+    let mut attribute = OsString::from(CLAIM);
+    attribute.push(OsStr::from_bytes(
+        &name[name.len().saturating_sub(CLAIM_NAME)..],
+    ));
+    (folder.parent().unwrap_or(folder), attribute)
+}
+
+/// Removes a cgroup of our making that is empty.
+fn remove_ours(folder: &Path) -> io::Result<()> {
+    let claimed = is_claimed(folder);
+    if claimed || is_marked(folder) {
+        remove_if_empty(folder)?;
+    }
+    if claimed {
+        unclaim(folder)?;
+    }
+    Ok(())
 }
 
 fn remove_folder(folder: &Path) -> io::Result<()> {

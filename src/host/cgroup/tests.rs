@@ -3,8 +3,7 @@ use crate::host::command::Command;
 use crate::host::namespace::tests::with_private_mounts;
 use crate::host::process::PidFd;
 use nix::mount::MsFlags;
-use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
@@ -200,6 +199,53 @@ fn in_use_stays(layout: &str) {
     assert!(!scratch.exists(pod.path()));
 }
 
+/// Set in the process that [`a_maker_that_is_killed_leaves_nothing`] kills: the cgroup that it makes and removes.
+const MAKER: &str = "CRIO_SETUP_TEST_CGROUP_MAKER";
+
+#[test]
+fn a_maker_that_is_killed_leaves_nothing() {
+    let none = Limits::default();
+    if let Ok(parent) = std::env::var(MAKER) {
+        let cgroups = Cgroups::detect().unwrap();
+        let pod = PodCgroup::new(Driver::Cgroupfs, &parent).unwrap();
+        println!("@ready@");
+        loop {
+            cgroups.make("a", &pod, &none).unwrap();
+            cgroups.release("a", &pod).unwrap();
+        }
+    }
+    let scratch = Scratch::new("killed");
+    let pod = scratch.pod("/a");
+    for round in 0..60 {
+        let mut maker = Process::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("host::cgroup::tests::a_maker_that_is_killed_leaves_nothing")
+            .env(MAKER, pod.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut told = std::io::BufReader::new(maker.stdout.take().unwrap()).lines();
+        assert!(told.any(|line| line.unwrap().ends_with("@ready@")));
+        std::thread::sleep(Duration::from_micros(round * 97 % 3000));
+        maker.kill().unwrap();
+        maker.wait().unwrap();
+        // As the daemon that starts next does with a pod that was being made.
+        scratch.cgroups.hold("a", &pod);
+        scratch.cgroups.release("a", &pod).unwrap();
+        for path in [pod.path(), &scratch.top] {
+            assert!(!scratch.exists(path), "{path} is left in round {round}");
+        }
+    }
+    // What was there and empty, but is nobody's of ours, stays.
+    for hierarchy in &scratch.cgroups.hierarchies {
+        fs::create_dir_all(below(hierarchy, pod.path())).unwrap();
+    }
+    scratch.cgroups.make("a", &pod, &none).unwrap();
+    scratch.cgroups.release("a", &pod).unwrap();
+    assert!(scratch.exists(pod.path()));
+}
+
 #[test]
 fn limits_reach_the_kernel_or_nothing_is_left() {
     on_both(limits_or_nothing);
@@ -307,7 +353,10 @@ fn everything_is_killed(layout: &str) {
         .make("a", &inner, &Limits::default())
         .unwrap();
     let pid = scratch.process(inner.path());
-    assert_eq!(scratch.cgroups.pids(pod.path()).unwrap(), [pid].into());
+    for path in [pod.path(), inner.path(), inner.path()] {
+        assert_eq!(scratch.cgroups.pids(path).unwrap(), [pid].into());
+        assert_eq!(scratch.cgroups.pids_again(path).unwrap(), [pid].into());
+    }
     let busy = scratch.cgroups.remove(pod.path()).unwrap_err();
     assert_eq!(busy.kind(), ErrorKind::ResourceBusy, "{busy}");
     scratch.cgroups.release("a", &inner).unwrap();
@@ -321,11 +370,26 @@ fn everything_is_killed(layout: &str) {
     let child = scratch.children.first_mut().unwrap();
     assert!(!child.wait().unwrap().success());
     assert!(scratch.cgroups.pids(pod.path()).unwrap().is_empty());
+    assert!(scratch.cgroups.pids_again(inner.path()).unwrap().is_empty());
     // Nobody counts in a hierarchy without the memory controller.
     let oom_kills = scratch.cgroups.oom_kills(pod.path()).unwrap();
     assert_eq!(oom_kills.unwrap_or(0), 0);
     scratch.cgroups.release("a", &inner).unwrap();
     assert!(!scratch.exists(&scratch.top));
+    assert!(scratch.cgroups.pids_again(inner.path()).unwrap().is_empty());
+
+    // Another cgroup of a name that was asked for before.
+    let again = &scratch.cgroups;
+    again.make("a", &inner, &Limits::default()).unwrap();
+    let other = Cgroups::detect().unwrap();
+    assert!(again.pids_again(inner.path()).unwrap().is_empty());
+    other.remove(inner.path()).unwrap();
+    again.make("a", &inner, &Limits::default()).unwrap();
+    let pid = scratch.process(inner.path());
+    assert_eq!(
+        scratch.cgroups.pids_again(inner.path()).unwrap(),
+        [pid].into()
+    );
 }
 
 #[test]

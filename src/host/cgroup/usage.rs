@@ -314,14 +314,17 @@ impl Cgroups {
                 Some(below(unified, path).join(file))
             })
         };
-        if self.version() == Version::V1 {
+        let cpu = of("cpu.pressure").read(psi)?;
+        // Whose processor was waited for has processes in it.
+        let in_use = |psi: &Psi| psi.some.total > 0;
+        if self.version() == Version::V1 && !cpu.as_ref().is_some_and(in_use) {
             let populated = of("cgroup.events").read(|text| value(text, "populated"))?;
             if populated != Some(1) {
                 return Ok(Pressure::default());
             }
         }
         Ok(Pressure {
-            cpu: of("cpu.pressure").read(psi)?,
+            cpu,
             memory: of("memory.pressure").read(psi)?,
             io: of("io.pressure").read(psi)?,
         })

@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::container::{self, ContainerUsage};
-use super::metrics::{self, PodMetrics};
+use super::metrics;
 use super::pod::{self, PodUsage};
+use crate::cri::metrics::PodMetrics;
 use crate::ocid::config;
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;

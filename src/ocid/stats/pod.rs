@@ -1,6 +1,7 @@
 //! What pods use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -176,15 +177,15 @@ fn read(
         return usage;
     }
     let (id, cgroups) = (&usage.record.id, &daemon.cgroups);
-    let processes = |path: &str| -> Option<u64> {
-        let pids = known("processes", id, cgroups.pids(path).map(Some))?;
+    let processes = |pids: io::Result<BTreeSet<i32>>| -> Option<u64> {
+        let pids = known("processes", id, pids.map(Some))?;
         u64::try_from(pids.len()).ok()
     };
     let total = match owners.own(daemon, &usage.record) {
         Some(path) => {
             usage.memory = known("memory", id, cgroups.memory(&path));
             usage.pressure = known("pressure", id, cgroups.pressure(&path));
-            usage.processes = processes(&path);
+            usage.processes = processes(cgroups.pids(&path));
             known("processor time", id, cgroups.cpu_usage(&path))
         }
         // The cgroup counts others as well: the pod is the sum of its containers.
@@ -193,7 +194,7 @@ fn read(
             let paths = own
                 .iter()
                 .filter_map(|c| container::cgroup(daemon, &c.record));
-            let counts = paths.filter_map(|path| processes(&path));
+            let counts = paths.filter_map(|path| processes(cgroups.pids_again(&path)));
             let count: u64 = counts.sum();
             let memory = own.iter().filter_map(|c| c.memory).reduce(Memory::plus);
             let totals = own.iter().filter_map(|c| c.cpu).map(|cpu| cpu.total);

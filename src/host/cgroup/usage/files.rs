@@ -3,12 +3,14 @@
 //! To find a file by its name and to open it costs several times what the kernel takes to write an account. An
 //! open one is written anew for each read from its beginning, and says ENODEV once its cgroup is gone: what is
 //! read is never of the past, nor of another cgroup that has come to bear the name. `cgroup.procs` is not read in
-//! this way: version 1 shows readers of an open one a list that may be a second old.
+//! this way: version 1 shows readers of an open one a list that may be a second old. It is opened from its folder,
+//! which is kept.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,7 +28,7 @@ const MOST: usize = 8192;
 /// are as if each had been opened for the occasion.
 #[derive(Debug, Default)]
 pub(in crate::host::cgroup) struct Files {
-    of: Mutex<HashMap<String, Arc<Mutex<Vec<Kept>>>>>,
+    of: Mutex<HashMap<String, Arc<Mutex<OfCgroup>>>>,
     open: Arc<AtomicUsize>,
     most: OnceLock<usize>,
 }
@@ -34,10 +36,29 @@ pub(in crate::host::cgroup) struct Files {
 /// An account: the controller and the file's name.
 pub(super) type Name = (&'static str, Cow<'static, str>);
 
+/// Those of one cgroup. They are asked for in the same order again and again: the one after the last is the next.
+#[derive(Debug, Default)]
+struct OfCgroup {
+    kept: Vec<Kept>,
+    next: usize,
+}
+
+impl OfCgroup {
+    fn find(&mut self, name: &Name) -> Option<usize> {
+        let is_it = |kept: &Kept| kept.name == *name;
+        let at = match self.kept.get(self.next).is_some_and(is_it) {
+            true => self.next,
+            false => self.kept.iter().position(is_it)?,
+        };
+        self.next = at + 1;
+        Some(at)
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     name: Name,
-    file: File,
+    file: Arc<File>,
     _place: Place,
 }
 
@@ -61,14 +82,14 @@ impl Files {
         place: impl FnOnce() -> Option<PathBuf>,
         parse: impl FnOnce(&str) -> T,
     ) -> io::Result<Option<T>> {
-        let kept = self.kept(cgroup);
-        let mut kept = lock(&kept);
+        let of = self.kept(cgroup);
+        let mut of = lock(&of);
         let mut text = Text::new();
-        if let Some(at) = kept.iter().position(|kept| kept.name == *name) {
-            match kept.get(at).map(|kept| text.read(&kept.file)) {
+        if let Some(at) = of.find(name) {
+            match of.kept.get(at).map(|kept| text.read(&kept.file)) {
                 Some(Ok(())) => return understood(text.bytes(), parse).map(Some),
-                // Gone, and perhaps there is another of its name.
-                Some(Err(_)) | None => drop(kept.swap_remove(at)),
+                // Gone, and perhaps there is another cgroup of its name.
+                Some(Err(_)) | None => of.kept.clear(),
             }
         }
         let Some(place) = place() else {
@@ -78,13 +99,45 @@ impl Files {
             return Ok(None);
         };
         if let Some(place) = self.place() {
-            kept.push(Kept {
+            of.kept.push(Kept {
                 name: name.clone(),
-                file,
+                file: Arc::new(file),
                 _place: place,
             });
         }
         understood(text.bytes(), parse).map(Some)
+    }
+
+    /// The folder of a cgroup of which nothing is below it, as it is now; `None` where something is, or it is gone.
+    /// Asked of an open one, as the kernel finds that sooner.
+    pub(in crate::host::cgroup) fn leaf(
+        &self,
+        cgroup: &str,
+        controller: &'static str,
+        place: impl FnOnce() -> PathBuf,
+    ) -> io::Result<Option<Arc<File>>> {
+        let of = self.kept(cgroup);
+        let mut of = lock(&of);
+        let name = (controller, Cow::Borrowed(""));
+        let folder = match of.find(&name).and_then(|at| of.kept.get(at)) {
+            Some(kept) => Arc::clone(&kept.file),
+            None => {
+                let file = match File::open(place()) {
+                    Err(e) if is_gone(&e) => return Ok(None),
+                    other => Arc::new(other?),
+                };
+                if let Some(place) = self.place() {
+                    of.kept.push(Kept {
+                        name,
+                        file: Arc::clone(&file),
+                        _place: place,
+                    });
+                }
+                file
+            }
+        };
+        // Itself and its name: every folder in it would be one more.
+        Ok((folder.metadata()?.nlink() == 2).then_some(folder))
     }
 
     /// Closes what is open of a cgroup that has gone.
@@ -97,11 +150,11 @@ impl Files {
         self.all().retain(|cgroup, _| exists(cgroup));
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<Vec<Kept>>>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<OfCgroup>>>> {
         lock(&self.of)
     }
 
-    fn kept(&self, cgroup: &str) -> Arc<Mutex<Vec<Kept>>> {
+    fn kept(&self, cgroup: &str) -> Arc<Mutex<OfCgroup>> {
         let mut all = self.all();
         match all.get(cgroup) {
             Some(kept) => Arc::clone(kept),

@@ -232,7 +232,10 @@ fn version_1_as_recorded() {
             ("unified/c/cgroup.events", "populated 1\nfrozen 0\n"),
             ("unified/c/cpu.pressure", PRESSURE),
             ("unified/empty/cgroup.events", "populated 0\nfrozen 0\n"),
-            ("unified/empty/cpu.pressure", PRESSURE),
+            (
+                "unified/empty/cpu.pressure",
+                "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+            ),
         ],
     );
     let names = ["cpuacct", "cpu", "memory", "pids", "blkio"];

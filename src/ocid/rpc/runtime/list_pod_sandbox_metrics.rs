@@ -9,7 +9,7 @@ use crate::cri::v1::{
 use crate::ocid::daemon::Daemon;
 use crate::ocid::error::Result;
 use crate::ocid::rpc::stream::{Answers, pages};
-use crate::ocid::stats::metrics::{PodMetrics, of_all_pods};
+use crate::ocid::stats::metrics::of_all_pods;
 
 pub async fn list_pod_sandbox_metrics(
     daemon: &Arc<Daemon>,
@@ -18,7 +18,7 @@ pub async fn list_pod_sandbox_metrics(
     let pods = of_all_pods(daemon).await?;
     Ok(ListPodSandboxMetricsResponse {
         pod_metrics: Vec::new(),
-        encoded: pods.iter().map(PodMetrics::encoded).collect(),
+        encoded: pods,
     })
 }
 
@@ -28,7 +28,7 @@ pub async fn stream_pod_sandbox_metrics(
 ) -> Result<Answers<StreamPodSandboxMetricsResponse>> {
     let pods = of_all_pods(daemon).await?;
     // What we wrote can be read.
-    let pods = pods.iter().filter_map(|pod| pod.encoded().decode().ok());
+    let pods = pods.iter().filter_map(|pod| pod.decode().ok());
     Ok(pages(pods.collect(), |pod_sandbox_metrics| {
         StreamPodSandboxMetricsResponse {
             pod_sandbox_metrics,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Group;
 use super::descriptor::Sink;
 use super::table;
-use crate::cri::metrics::{EncodedPod, Metrics};
+use crate::cri::metrics::{ContainerMetrics, PodMetrics};
 use crate::host::cgroup::{Pressure, Psi};
 use crate::host::disk_usage::{self, Capacity};
 use crate::host::interfaces::Interface;
@@ -19,28 +19,6 @@ use crate::ocid::stats::{Moment, Written, container, filesystem, known, pod};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 const MICROSECONDS: u64 = 1_000_000;
-
-/// The metrics of a pod, and those of its containers that have processes.
-#[derive(Debug, Clone)]
-pub struct PodMetrics {
-    pub id: String,
-    pub own: Metrics,
-    pub containers: Vec<ContainerMetrics>,
-}
-
-impl PodMetrics {
-    pub fn encoded(&self) -> EncodedPod {
-        let containers = self.containers.iter();
-        let containers = containers.map(|one| (one.id.as_str(), &one.metrics));
-        EncodedPod::new(&self.id, &self.own, containers)
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct ContainerMetrics {
-    pub id: String,
-    pub metrics: Metrics,
-}
 
 /// Of every pod that is ready, in the order of ids: as last collected where that is done at regular times.
 pub async fn of_all_pods(daemon: &Arc<Daemon>) -> Result<Vec<PodMetrics>> {
@@ -103,7 +81,8 @@ fn of_pod(pod: &SandboxRecord, interfaces: &[Interface]) -> PodMetrics {
     let metadata = &pod.config.metadata;
     // As CRI-O and cAdvisor label what belongs to no container.
     let base = [&pod.id, "", &metadata.namespace, &metadata.name, "POD"];
-    let mut sink = Sink::new(Moment::now().at, base);
+    let expected = interfaces.len() * table::NETWORK.len();
+    let mut sink = Sink::new(Moment::now().at, base, expected);
     // cAdvisor leaves out what stays inside: people add the interfaces up.
     for interface in interfaces.iter().filter(|i| i.name != "lo") {
         let (name, received, sent) = (
@@ -142,7 +121,7 @@ fn of_container(
         &record.config.metadata.name,
     ];
     let at = Moment::now().at;
-    let mut sink = Sink::new(at, base);
+    let mut sink = Sink::new(at, base, daemon.stats.metrics_of_one());
     let seconds = u64::try_from(at).unwrap_or(0) / NANOSECONDS;
     sink.put(&table::LAST_SEEN, [], seconds);
     if let Some(path) = container::cgroup(daemon, record) {
@@ -279,7 +258,7 @@ impl Of<'_> {
 
     fn processes(&mut self) {
         let (id, cgroups) = (&self.record.id, &self.daemon.cgroups);
-        let pids = known("processes", id, cgroups.pids(self.path));
+        let pids = known("processes", id, cgroups.pids_again(self.path));
         let (mut all, mut sockets) = (0, 0);
         for pid in &pids {
             let open = known("open files", id, open_files::of_process(*pid));

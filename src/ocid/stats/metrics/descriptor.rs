@@ -48,9 +48,9 @@ impl<const N: usize> Describe for Descriptor<N> {
 pub struct Sink(Metrics);
 
 impl Sink {
-    /// `base` are the values of [`BASE`]; `at` is in nanoseconds since the epoch.
-    pub fn new(at: i64, base: [&str; BASE.len()]) -> Self {
-        Self(Metrics::new(at, &base))
+    /// `base` are the values of [`BASE`]; `at` is in nanoseconds since the epoch; about `expected` will come.
+    pub fn new(at: i64, base: [&str; BASE.len()], expected: usize) -> Self {
+        Self(Metrics::new(at, &base, expected))
     }
 
     pub fn put<const N: usize>(

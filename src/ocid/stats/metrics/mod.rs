@@ -14,7 +14,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub(super) use collect::measure;
-pub use collect::{ContainerMetrics, PodMetrics, of_all_pods};
+pub use collect::of_all_pods;
 pub use descriptor::Description;
 
 use super::Stats;
@@ -79,6 +79,12 @@ impl Group {
 }
 
 impl Stats {
+    /// About how many values a container has.
+    fn metrics_of_one(&self) -> usize {
+        let groups = self.included.iter().map(|group| group.table().len());
+        table::ALWAYS.len() + groups.sum::<usize>()
+    }
+
     /// Of every metric that [`of_all_pods`] may give, by the configuration.
     pub fn descriptions(&self) -> Vec<Description> {
         let groups = self.included.iter().flat_map(|group| group.table());
