@@ -10,7 +10,7 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
-# Each program and the package that brings it.
+# Each program, or file, and the package that brings it.
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
@@ -22,8 +22,16 @@ PROGRAMS = {
     "docker-registry": "docker-registry",
     "setpriv": "util-linux",
     "unshare": "util-linux",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+EMULATOR = "qemu-system-x86"
+# By its own loader, with its own libraries.
+EMULATOR_PROGRAM = """#!/bin/sh
+root='{root}'
+exec "$root/{loader}" --library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu" \\
+    "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
+"""
 
 
 class Failed(Exception):
@@ -65,7 +73,8 @@ def shown(argv):
 def ensure_packages(programs=PROGRAMS):
     """Installs what is missing of the packages that hold these programs."""
     os.environ["PATH"] += ":" + SBIN
-    missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
+    there = [program for program in programs if shutil.which(program) or os.path.isfile(program)]
+    missing = sorted({package for program, package in programs.items() if program not in there})
     if not missing:
         return
     print(f"installing {' '.join(missing)}", flush=True)
@@ -73,9 +82,44 @@ def ensure_packages(programs=PROGRAMS):
     apt = ["apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=300"]
     with quiet_services():
         run([*apt, "update"], 600, env=environment)
-        run([*apt, "install", "--no-install-recommends", *missing], 900, env=environment)
+        installed = attempt([*apt, "install", "--no-install-recommends", *missing], 900, env=environment)
+        if installed.returncode != 0 and EMULATOR in missing:
+            # What is installed of another release (a tool for disks from backports) may rule out the emulator.
+            missing.remove(EMULATOR)
+            unpack_emulator(environment)
+            installed = attempt([*apt, "install", "--no-install-recommends", *missing], 900, env=environment)
+        if installed.returncode != 0:
+            raise Failed(f"could not install {' '.join(missing)}:\n{installed.stdout}{installed.stderr}")
         if "docker-registry" in missing and shutil.which("systemctl"):
             attempt(["systemctl", "-q", "disable", "docker-registry"])
+
+
+def unpack_emulator(environment):
+    """Puts the emulator and all that it needs into a folder of the cache, and its program on the PATH; nothing is installed."""
+    folder = cache() / "emulator"
+    program = folder / "bin" / "qemu-system-x86_64"
+    with locked(cache() / "emulator.lock"):
+        if not program.exists():
+            print(f"unpacking {EMULATOR}", flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            for name in ("bin", "root", "archives/partial"):
+                (folder / name).mkdir(parents=True)
+            # For one who has no packages at all, its C library comes too.
+            (folder / "status").touch()
+            own = [f"Dir::State::status={folder}/status", f"Dir::Cache::archives={folder}/archives", "APT::Sandbox::User=root"]
+            options = [word for option in own for word in ("-o", option)]
+            fetch = ["apt-get", "-y", "-q", *options, "--download-only", "--no-install-recommends", "install", EMULATOR]
+            run(fetch, 900, env=environment)
+            for package in (folder / "archives").glob("*.deb"):
+                run(["dpkg-deb", "-x", package, folder / "root"])
+            shutil.rmtree(folder / "archives")
+            root = folder / "root"
+            loader = next(root.glob("**/ld-linux-x86-64.so.2")).relative_to(root)
+            draft = program.with_suffix(".new")
+            draft.write_text(EMULATOR_PROGRAM.format(root=root, loader=loader))
+            draft.chmod(0o755)
+            draft.rename(program)
+    os.environ["PATH"] = f"{program.parent}:{os.environ['PATH']}"
 
 
 @contextlib.contextmanager
