@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import tempfile
 
-from . import mirror, oci
+from . import cloud, mirror, oci
 from .host import Failed, Stopwatch, attempt, cache, locked, run
 
 SUITES = {"12": "bookworm", "13": "trixie"}
@@ -23,6 +23,8 @@ PACKAGES = (
     "usr-is-merged systemd-sysv dbus udev kmod openssh-server sudo iproute2 procps apparmor ca-certificates python3"
     " docker-registry redis-server busybox-static openssl"
 ).split()
+# What an image with cloud-init has besides.
+CLOUD = "cloud-init curl".split()
 # What the machine's own mirror has, with what it depends on.
 MIRRORED = "runc containernetworking-plugins docker.io iptables".split()
 
@@ -119,25 +121,25 @@ class Image:
         fcntl.flock(self.lock, fcntl.LOCK_SH)
 
 
-def image(release, rebuild=False):
-    """The image of a Debian release (`12`, `13`), built where there is none of these sources."""
+def image(release, rebuild=False, first_boot=False):
+    """The image of a Debian release (`12`, `13`), or that with cloud-init; built where there is none of these sources."""
     if release not in SUITES:
         raise Failed(f"there is no image of Debian {release}, only of {', '.join(SUITES)}")
-    name = f"debian{release}-{fingerprint()}"
-    with locked(cache() / f"debian{release}.lock"):
-        folder = cache() / name
+    kind = f"{release}cloud" if first_boot else release
+    with locked(cache() / f"debian{kind}.lock"):
+        folder = cache() / f"debian{kind}-{fingerprint()}"
         if rebuild:
             shutil.rmtree(folder, ignore_errors=True)
         # Of a run that was killed; whoever builds now holds the lock.
-        for broken in cache().glob(f"building-{release}-*"):
+        for broken in cache().glob(f"building-{kind}-*"):
             shutil.rmtree(broken)
         if not folder.exists():
-            for old in cache().glob(f"debian{release}-*"):
+            for old in cache().glob(f"debian{kind}-*"):
                 remove_unused(old)
-            print(f"building the image of Debian {release}", flush=True)
+            print(f"building the image of Debian {release}{' with cloud-init' if first_boot else ''}", flush=True)
             watch = Stopwatch()
-            with tempfile.TemporaryDirectory(dir=cache(), prefix=f"building-{release}-") as work:
-                build(pathlib.Path(work), SUITES[release])
+            with tempfile.TemporaryDirectory(dir=cache(), prefix=f"building-{kind}-") as work:
+                build(pathlib.Path(work), SUITES[release], first_boot)
                 (pathlib.Path(work) / "image").rename(folder)
             print(f"built in {watch}", flush=True)
         return Image(folder, release)
@@ -157,7 +159,7 @@ def fingerprint():
     """Changes with every file that decides what is in an image."""
     digest = hashlib.sha256()
     here = pathlib.Path(__file__).parent
-    for name in ("image.py", "mirror.py", "oci.py"):
+    for name in ("image.py", "cloud.py", "mirror.py", "oci.py"):
         digest.update((here / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -179,7 +181,7 @@ def sources(suite):
     return lines
 
 
-def build(work, suite):
+def build(work, suite, with_cloud_init):
     """Makes `image` in the folder `work`."""
     root, out = work / "root", work / "image"
     out.mkdir()
@@ -187,11 +189,14 @@ def build(work, suite):
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", key])
     options = [f"--aptopt={option}" for option in FROZEN]
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNREAD]
-    tree = ["--variant=minbase", f"--include={','.join(PACKAGES)}", f"--customize-hook={FETCH}", suite, root]
+    packages = ",".join(PACKAGES + CLOUD if with_cloud_init else PACKAGES)
+    tree = ["--variant=minbase", f"--include={packages}", f"--customize-hook={FETCH}", suite, root]
     run([*PRIVATE, "mmdebstrap", "--quiet", "--mode=root", *options, *tree, *sources(suite)], 1200)
     mirror.index(root / "srv/mirror")
     oci.fill_registry(root / "srv/registry", work, root)
     configure(root, key)
+    if with_cloud_init:
+        cloud.configure(root)
     (out / "mirrors").write_text("\n".join(hosts(root)) + "\n")
     public = (root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
     (out / "known_hosts").write_text(f"node {public}")

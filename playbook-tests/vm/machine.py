@@ -26,6 +26,9 @@ ACCELERATION = os.environ.get("CRIO_SETUP_VM_ACCEL", "tcg,thread=multi")
 # Page tables of five levels, and guards against what no emulation leaks, cost a good part of a slow processor.
 PROCESSOR = "host" if ACCELERATION.startswith("kvm") else "max,la57=off"
 CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 apparmor=1 security=apparmor mitigations=off"
+if ACCELERATION.startswith("tcg"):
+    # What is translated is found again by its address: with a new one at each start, programs are translated anew each time.
+    CMDLINE += " norandmaps"
 BOOT = 300
 
 
@@ -38,6 +41,8 @@ class Machine:
         self.seed = seed
         self.egress = egress
         self.memory = memory
+        # More words for the kernel, more of QEMU's arguments, and `guestfwd`s: what a case may want of its machine.
+        self.words, self.options, self.forwards = [], [], []
         self.qemu = None
         self.console = ""
         self.boots = 0
@@ -64,7 +69,7 @@ class Machine:
         backing = ["-F", "raw", "-b", self.image.disk.resolve()]
         run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.folder / "disk.qcow2"])
 
-    def boot(self, settled=True):
+    def boot(self, settled=True, limit=BOOT):
         """Switches the machine on and waits until systemd has come to rest, unless told otherwise with all well."""
         seen = self.boots
         self.qemu = subprocess.Popen(
@@ -72,7 +77,7 @@ class Machine:
             cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         threading.Thread(target=self.listen, args=(self.qemu,), daemon=True).start()
-        self.await_boot(seen, settled)
+        self.await_boot(seen, settled, limit)
 
     def plant(self):
         """Makes a disk of the seed: through ssh a program would take longer than an install."""
@@ -103,10 +108,12 @@ class Machine:
             words = [sys.executable, proxy, self.image.mirrors.resolve(), packages.resolve(), *host_proxy()]
             command = " ".join(shlex.quote(str(word)) for word in words).replace(",", ",,")
             net += f",guestfwd=tcp:10.0.2.100:3128-cmd:{command}"
+        net += "".join(f",guestfwd={forward}" for forward in self.forwards)
         return [
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-machine", "q35", "-accel", ACCELERATION, "-cpu", PROCESSOR, "-smp", "2", "-m", str(self.memory)),
-            *("-kernel", self.image.kernel.resolve(), "-initrd", self.image.initrd.resolve(), "-append", CMDLINE),
+            *("-kernel", self.image.kernel.resolve(), "-initrd", self.image.initrd.resolve()),
+            *("-append", " ".join([CMDLINE, *self.words])),
             # What the machine has flushed is on the disk, what it has not is lost when QEMU is killed.
             *("-drive", "file=disk.qcow2,if=none,id=root,format=qcow2,cache=writeback"),
             *("-drive", "file=seed.img,if=none,id=seed,format=raw,readonly=on"),
@@ -114,6 +121,7 @@ class Machine:
             *("-netdev", net, "-device", "virtio-net-pci,netdev=net,romfile="),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
             *("-chardev", "socket,path=monitor,server=on,wait=off,id=monitor", "-mon", "chardev=monitor,mode=control"),
+            *self.options,
         ]
 
     def listen(self, qemu):
@@ -127,18 +135,18 @@ class Machine:
         with self.changed:
             self.changed.notify_all()
 
-    def await_boot(self, seen, settled=True):
+    def await_boot(self, seen, settled=True, limit=BOOT):
         """Waits for one boot more than `seen`, and for systemd to have come to rest; all must be well if `settled`."""
         with self.changed:
             there = self.changed.wait_for(
-                lambda: self.boots > seen or self.qemu.poll() is not None, patience(BOOT)
+                lambda: self.boots > seen or self.qemu.poll() is not None, patience(limit)
             )
         if self.qemu.poll() is not None:
             raise Failed(f"the machine went off while it booted:\n{self.last_words()}")
         if not there:
-            raise Failed(f"no ssh on the machine after {patience(BOOT):.0f} s:\n{self.last_words()}")
+            raise Failed(f"no ssh on the machine after {patience(limit):.0f} s:\n{self.last_words()}")
         self.port = self.ssh_port()
-        state = self.ssh("systemctl is-system-running --wait", BOOT, check=False)
+        state = self.ssh("systemctl is-system-running --wait", limit, check=False)
         if settled and state != "running":
             units = self.ssh("systemctl list-units --failed --no-legend; systemctl list-jobs", check=False)
             raise Failed(f"systemd is {state or 'silent'}: {units}")
