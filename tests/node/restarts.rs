@@ -1,7 +1,7 @@
 //! When the daemon is started anew by `install` and when it is not, on a machine with systemd where others change files
 //! and restart services too.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::install::{changed, install, json};
 use crate::support::Machine;
@@ -79,10 +79,19 @@ fn a_node_whose_receipt_is_lost_counts_as_found() -> Result<()> {
         ensure!(said.contains(&format!("mv {folder} /root/")), "{said}");
     }
     machine.run(&["mv", folder, "/root/"])?;
+    let before = daemon(&machine)?;
+    let report = json(&machine, &[&["install"], &ARGUMENTS[..]].concat())?;
+    // What may come from now on is noted as ours, and nothing else.
+    let steps = report["steps"].as_array().context("no steps")?;
+    let other = steps.iter().find(|step| {
+        step["state"] != "satisfied" && !step["id"].to_string().ends_with(":byproducts\"")
+    });
+    ensure!(other.is_none(), "{other:?}");
     ensure!(!again(&machine, 0)?, "the daemon was started anew");
-    ensure!(!machine.exists(folder), "for nothing");
-    let report = json(&machine, &["uninstall"])?;
-    ensure!(changed(&report)? == 0, "somebody's is removed: {report}");
+    machine.run(&["crio-setup", "uninstall"])?;
+    ensure!(daemon(&machine)? == before, "the daemon is not as it was");
+    ensure!(machine.exists("/usr/local/bin/crio-setup"), "it is removed");
+    ensure!(!machine.exists(folder), "left behind");
     machine.run(&["mv", aside, folder])?;
     machine.run(&["cp", "-a", "/root/receipt.json", &receipt])?;
     ensure!(!again(&machine, 0)?, "the daemon was started anew");
