@@ -11,8 +11,7 @@ RANGES = ("10.99.0.0/16", "fd00:99::/64")
 # The tutorial's arguments make it listen on IPv4 alone.
 REDIS = ["redis-server", "--protected-mode", "no"]
 SWITCHES = "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding"
-# Where the order has no meaning: a rule of this chain is about the addresses of one pod or one network of docker's, which
-# puts its own in front whenever it starts.
+# Where the order has no meaning: a rule of this chain is about one address of one pod.
 ORDERLESS = ("nat POSTROUTING",)
 
 
@@ -35,7 +34,8 @@ def run(node):
     expect(said.endswith("from docker"), f"docker says {said}")
     before = firewall(node)
     for family in ("iptables", "ip6tables"):
-        policy = before[f"{family} filter FORWARD"].split()[0]
+        # A table that nobody has used is not there and lets everything through.
+        policy = before.get(f"{family} filter FORWARD", "ACCEPT").split()[0]
         expect(policy == "ACCEPT", f"what no rule of {family} is about is forwarded by the policy {policy}")
     for pod in (server, client):
         expect_masqueraded(before, node.addresses(pod))
