@@ -8,6 +8,8 @@ NEEDS, ORDER = "node", 5
 def run(node):
     pod, container = node.redis()
     node.machine.reboot()
+    # dockerd gives its containerd 15 s, which a slow machine may need; the unit then starts it once more.
+    node.await_text("docker version", "Server:")
     node.expect_healthy()
     status = node.inspect(container)["status"]
     expect(status["state"] != "CONTAINER_RUNNING", f"redis of the earlier boot is said to run: {status}")

@@ -29,9 +29,11 @@ http: { addr: '127.0.0.1:5000' }
 # Pings a redis as often as it can; a line for each that fails, and one for all at the end.
 PINGS = """n=0
 while [ ! -e /run/enough ]; do
-    n=$((n + 1))
-    said=$(timeout 10 redis-cli -h ADDRESS ping 2>&1)
-    [ "$said" = PONG ] || echo "ping $n: $said" >>/run/pings
+    for address in ADDRESSES; do
+        n=$((n + 1))
+        said=$(timeout 10 redis-cli -h $address ping 2>&1)
+        [ "$said" = PONG ] || echo "ping $n of $address: $said" >>/run/pings
+    done
     sleep 0.1
 done
 echo "asked $n times" >>/run/pings
@@ -183,9 +185,10 @@ class Node:
         expect(said == "PONG", f"redis on {address} says to a pod `{said}`")
 
     @contextlib.contextmanager
-    def asked_throughout(self, address=ADDRESS):
-        """Redis answers at any time until this is left."""
-        self.ssh("rm -f /run/enough /run/pings; cat >/root/pings", data=PINGS.replace("ADDRESS", address))
+    def asked_throughout(self, *addresses):
+        """Redis answers on all its addresses, at any time until this is left."""
+        script = PINGS.replace("ADDRESSES", " ".join(addresses or (ADDRESS,)))
+        self.ssh("rm -f /run/enough /run/pings; cat >/root/pings", data=script)
         self.ssh("systemd-run -q --unit pings sh /root/pings")
         yield
         self.ssh("touch /run/enough")

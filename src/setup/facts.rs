@@ -16,7 +16,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use crate::host::apt::{Apt, AptError};
 use crate::host::command::CommandError;
 use crate::host::fs::under;
-use crate::host::{service, systemd};
+use crate::host::systemd::Started;
+use crate::host::{clock, service, systemd};
 
 use super::catalog::Arch;
 use super::path::Stamp;
@@ -104,6 +105,8 @@ pub struct Running {
     pub pid: i32,
     /// systemd has not read its newest unit file.
     pub needs_reload: bool,
+    /// Since when; unknown without systemd, and where the clock was set meanwhile.
+    pub since: Option<Started>,
 }
 
 /// Why the facts could not be read.
@@ -335,14 +338,22 @@ fn running(by_systemd: bool, receipt: &Receipt) -> Result<BTreeMap<String, Runni
     if by_systemd {
         let units = SERVICES.map(|name| format!("{name}.service"));
         let units: Vec<&str> = units.iter().map(String::as_str).collect();
+        let boot = clock::boot_ns().ok();
         for (unit, state) in systemd::show(&units).map_err(FactsError::Systemd)? {
             let name = unit.strip_suffix(".service").unwrap_or(&unit);
-            // A docker.service of somebody else's is not ours for its name.
-            let ours = receipt.record(&format!("service:{name}")).is_some();
-            if ours && state.is_active() {
-                let name = name.to_owned();
-                let (pid, needs_reload) = (state.main_pid, state.needs_reload);
-                running.insert(name, Running { pid, needs_reload });
+            // A docker.service of somebody else's is not ours for its name. An ocid.service is, where no receipt tells
+            // of it any more; its unit is compared like every file.
+            let recorded = receipt.record(&format!("service:{name}")).is_some();
+            let by_name = name == "ocid" && state.fragment == "/etc/systemd/system/ocid.service";
+            if (recorded || by_name) && state.is_active() {
+                let found = Running {
+                    pid: state.main_pid,
+                    needs_reload: state.needs_reload,
+                    since: state
+                        .started
+                        .filter(|s| boot.is_some_and(|boot| s.holds(boot))),
+                };
+                running.insert(name.to_owned(), found);
             }
         }
         return Ok(running);
@@ -355,6 +366,7 @@ fn running(by_systemd: bool, receipt: &Receipt) -> Result<BTreeMap<String, Runni
             let found = Running {
                 pid: id.pid,
                 needs_reload: false,
+                since: None,
             };
             running.insert(service.name.clone(), found);
         }
@@ -422,6 +434,7 @@ mod tests {
         let ours = Running {
             pid: 7,
             needs_reload: false,
+            since: None,
         };
         facts.running.insert("ocid".to_owned(), ours);
         assert_eq!(facts.foreign_listener(OCID_SOCKET, "ocid"), None);

@@ -192,7 +192,7 @@ impl SetupError {
             | Self::Refused(_)
             | Self::NotRoot
             | Self::PodsExist { .. } => Aftermath::Refused,
-            Self::Store(e) if e.is_busy() => Aftermath::Refused,
+            Self::Store(e) if e.is_refusal() => Aftermath::Refused,
             Self::Failed { undo, clean, .. } if undo.is_empty() && clean.is_empty() => {
                 Aftermath::Undone
             }

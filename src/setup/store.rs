@@ -63,16 +63,22 @@ impl StoreError {
                 source: ReceiptError::TooNew { .. },
                 ..
             } => Some("use the crio-setup that made this installation, or a later one".to_owned()),
-            Self::Receipt { path, .. } | Self::Journal { path, .. } => Some(format!(
+            // With the folder go the before-images, which are of use to people still.
+            Self::Receipt { path, .. } => Some(format!(
+                "put a copy of it back; where there is none, `mv {} /root/`: then what is installed counts as found, \
+                 and `uninstall` leaves it",
+                path.parent().unwrap_or(path).display()
+            )),
+            Self::Journal { path, .. } => Some(format!(
                 "it was changed by something else: see `less {}`",
                 path.display()
             )),
         }
     }
 
-    /// Nobody was hurt: the run can simply be tried again.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+    /// Nothing is touched where another run is at work, or where what we did before cannot be read.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Io { .. })
     }
 }
 
@@ -439,7 +445,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(Store::open(dir.path()).unwrap().is_none());
         let first = Store::create(dir.path()).unwrap();
-        assert!(Store::open(dir.path()).unwrap_err().is_busy());
+        let busy = Store::open(dir.path()).unwrap_err();
+        assert!(matches!(busy, StoreError::Busy { .. }) && busy.is_refusal());
         let made = first.made.clone();
         assert_eq!(made.len(), 2);
         first.remove(&made).unwrap();

@@ -11,6 +11,7 @@ mod install;
 mod machines;
 mod preflight;
 mod requests;
+mod restarts;
 mod support;
 mod survival;
 mod tutorial;

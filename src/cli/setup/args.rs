@@ -63,7 +63,7 @@ pub enum Verb {
     },
     /// Say what is installed, whether it is as it was left, and how it is
     ///
-    /// Exit code 0: healthy. 1: not healthy, or not installed.
+    /// Exit code 0: healthy. 1: not healthy, or not installed. 2: its receipt cannot be read.
     Status {
         /// Read every file instead of trusting size, inode and times
         #[arg(long)]
