@@ -79,7 +79,8 @@ def ensure_packages(programs=PROGRAMS):
         return
     print(f"installing {' '.join(missing)}", flush=True)
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
-    apt = ["apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=300"]
+    # For the emulator apt would take tools for disks of another release off the machine.
+    apt = ["apt-get", "-y", "-q", "--no-remove", "-o", "DPkg::Lock::Timeout=300"]
     with quiet_services():
         run([*apt, "update"], 600, env=environment)
         installed = attempt([*apt, "install", "--no-install-recommends", *missing], 900, env=environment)
