@@ -14,7 +14,12 @@ use crate::support::snapshot::Snapshot;
 use crate::support::{Machine, repository};
 
 /// What packages that came and went may leave different: books that are not ours to put back.
-const PACKAGES_LEAVE: [(&str, &str); 3] = [
+const PACKAGES_LEAVE: [(&str, &str); 5] = [
+    (
+        "/etc/group",
+        "docker.io's group stays, as there may be files of it",
+    ),
+    ("/etc/gshadow", "the same group"),
     (
         "/var/lib/dpkg/",
         "dpkg's books: the order of entries, copies of older states",
@@ -99,6 +104,7 @@ fn readme(machine: &Machine) -> Result<()> {
     machine.run(&["apt-get", "-qq", "update"])?;
     let before = listing::list(machine, &TREES, false)?;
     let pods_before = Snapshot::take(machine)?;
+    let groups = machine.read("/etc/group")?;
     let commands = readme_commands()?;
     // The second is what runs this.
     ensure!(
@@ -214,6 +220,10 @@ fn readme(machine: &Machine) -> Result<()> {
         .partition(|line| is_explained(line));
     println!("left by packages:\n  {}", explained.join("\n  "));
     ensure!(ours.is_empty(), "uninstall left:\n{}", ours.join("\n"));
+    let groups_after = machine.read("/etc/group")?;
+    let others = groups_after.lines().filter(|l| !l.starts_with("docker:"));
+    let groups = groups.lines().filter(|l| !l.starts_with("docker:"));
+    ensure!(others.eq(groups), "other groups: {groups_after}");
     let pods_after = Snapshot::take(machine)?;
     let processes: Vec<String> = pods_after
         .since(&pods_before, &[])

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::Machine;
 
@@ -169,11 +170,18 @@ fn rules(machine: &Machine, lines: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Every path below `folder`, symlinks not followed and mounts not entered.
+/// Every path below `folder`, symlinks not followed and mounts not entered. A folder may go while we look.
 fn folders(folder: &Path, root: &Path, kind: &str, lines: &mut BTreeSet<String>) -> Result<()> {
-    let device = fs::symlink_metadata(folder)?.dev();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+    let listed = || -> io::Result<_> {
+        let device = fs::symlink_metadata(folder)?.dev();
+        let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        Ok((device, entries))
+    };
+    let (device, entries) = match listed() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("list {}", folder.display()))?,
+    };
+    for entry in entries {
         let path = entry.path();
         let shown = path
             .strip_prefix(root)
