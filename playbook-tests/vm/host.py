@@ -29,6 +29,7 @@ EMULATOR = "qemu-system-x86"
 # By its own loader, with its own libraries.
 EMULATOR_PROGRAM = """#!/bin/sh
 root='{root}'
+export QEMU_MODULE_DIR="$root/usr/lib/x86_64-linux-gnu/qemu"
 exec "$root/{loader}" --library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu" \\
     "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
 """
