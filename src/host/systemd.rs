@@ -71,7 +71,7 @@ pub fn is_running(root: &Path) -> bool {
     under(root, Path::new("/run/systemd/system")).is_dir()
 }
 
-/// The states of the units, by name; one child process for all.
+/// The states of the units, by name; one child process for all. Needs systemd 248 (Ubuntu 22.04 has 249).
 pub fn show(units: &[&str]) -> Result<BTreeMap<String, UnitState>, CommandError> {
     let properties = "--property=Id,ActiveState,LoadState,FragmentPath,NeedDaemonReload,MainPID,\
                       ExecMainStartTimestamp,ExecMainStartTimestampMonotonic";

@@ -345,22 +345,23 @@ fn tree(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Makes and marks a cgroup; false when it was there, and not by a call of this that was cut short.
+/// Makes and marks a cgroup; false when it was there, and not by a call of this that was cut short. After an error the
+/// claim stays, by which [`remove_ours`] knows it.
 fn make_marked(folder: &Path) -> io::Result<bool> {
     if !folder.exists() {
         claim(folder)?;
     }
-    let made = match fs::create_dir(folder) {
-        Ok(()) => mark(folder).map(|()| true),
+    match fs::create_dir(folder) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => {
             let at = folder.display();
-            Err(during(format_args!("make cgroup `{at}`"))(e))
+            return Err(during(format_args!("make cgroup `{at}`"))(e));
         }
-        Err(_) if is_claimed(folder) => mark(folder).map(|()| true),
-        Err(_) => return Ok(false),
-    };
+        Err(_) if !is_claimed(folder) => return Ok(false),
+        Ok(()) | Err(_) => {}
+    }
+    mark(folder)?;
     unclaim(folder)?;
-    made
+    Ok(true)
 }
 
 fn mark(folder: &Path) -> io::Result<()> {
