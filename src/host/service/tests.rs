@@ -28,10 +28,17 @@ fn started_found_left_alone_and_stopped() {
     assert_eq!(find(&service), None);
     service.exe = "/bin/sleep".into();
     service.args = vec!["600".into()];
+    // Left open by our own caller, so to say: it has no close-on-exec.
+    let inherited = tempfile::NamedTempFile::new().unwrap();
+    nix::fcntl::fcntl(
+        inherited.as_file(),
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )
+    .unwrap();
     let id = start_background(&service).unwrap();
     assert_eq!(find(&service), Some(id));
     assert_eq!(start_background(&service).unwrap(), id);
-    // Its own session, and nothing of ours open but the log.
+    // Its own session, and nothing of ours open but the log. (What its loader reads, it may have.)
     let stat = fs::read_to_string(format!("/proc/{}/stat", id.pid)).unwrap();
     let session = stat
         .rsplit_once(')')
@@ -41,12 +48,17 @@ fn started_found_left_alone_and_stopped() {
         .nth(3)
         .unwrap();
     assert_eq!(session, id.pid.to_string());
-    assert_eq!(
-        fs::read_dir(format!("/proc/{}/fd", id.pid))
-            .unwrap()
-            .count(),
-        3
-    );
+    let of_ours = |folder: &str| -> Vec<PathBuf> {
+        let names = fs::read_dir(folder).unwrap();
+        let targets = names.filter_map(|name| fs::read_link(name.unwrap().path()).ok());
+        targets
+            .filter(|target| target == inherited.path())
+            .collect()
+    };
+    assert_eq!(of_ours("/proc/self/fd").len(), 1);
+    assert!(of_ours(&format!("/proc/{}/fd", id.pid)).is_empty());
+    let log = fs::read_link(format!("/proc/{}/fd/1", id.pid)).unwrap();
+    assert_eq!(log, service.logfile);
     assert!(stop(&service, Duration::from_secs(10)).unwrap());
     assert!(!id.is_running());
     assert!(!service.pidfile.exists());
