@@ -1,5 +1,6 @@
 //! The text of a file that the kernel writes when it is read: a cgroup's account, a table below `/proc`.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -9,7 +10,12 @@ const USUAL: usize = 4096;
 /// No record of such a file is longer.
 const RECORD: usize = 1024;
 
-/// What was last read; on the stack unless it is long.
+thread_local! {
+    /// One for each thread, between two uses.
+    static IDLE: Cell<Option<Box<Text>>> = const { Cell::new(None) };
+}
+
+/// What was last read.
 pub struct Text {
     usual: [u8; USUAL],
     long: Vec<u8>,
@@ -23,6 +29,16 @@ impl Text {
             long: Vec::new(),
             length: 0,
         }
+    }
+
+    /// Lends the thread's own, so that reads of many short files need no room of their own.
+    pub fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+        let mut text = IDLE.take().unwrap_or_else(|| Box::new(Self::new()));
+        let done = work(&mut text);
+        // A rare long one is no reason to hold on to so much.
+        text.long = Vec::new();
+        IDLE.set(Some(text));
+        done
     }
 
     pub fn bytes(&self) -> &[u8] {

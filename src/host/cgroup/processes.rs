@@ -1,9 +1,9 @@
 //! The processes of a cgroup: which they are, how they end, and how often that was for want of memory.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 use super::usage::value;
-use super::{Cgroups, Hierarchy, Version, below, read_if_there, tree, write_if_there};
+use super::{Cgroups, Hierarchy, Version, below, is_gone, read_if_there, tree, write_if_there};
 use crate::host::context::during;
 use crate::host::process::PidFd;
 use crate::host::text::Text;
@@ -27,17 +27,56 @@ impl Cgroups {
         self.pids_by(&TELLING, path)
     }
 
-    /// The same, for who asks often: the cgroup's folder is kept open, as accounts are
+    /// The same, for who asks often: the folders of the cgroups are kept open, as accounts are
     /// ([`Cgroups::retain_accounts`]).
     pub fn pids_again(&self, path: &str) -> io::Result<BTreeSet<i32>> {
         let Some(hierarchy) = self.first_of(&TELLING) else {
             return Ok(BTreeSet::new());
         };
-        let leaf = self.leaf(path, "processes", || below(hierarchy, path))?;
-        match leaf.and_then(|leaf| pids_in(&leaf)) {
-            Some(pids) => Ok(pids),
-            None => self.pids(path),
+        let mut pids = BTreeSet::new();
+        match self.pids_kept(hierarchy, path, &mut pids)? {
+            true => Ok(pids),
+            false => self.pids(path),
         }
+    }
+
+    /// False where a cgroup came or went that was not reckoned with: then what was found may lack some. As many below
+    /// it as were seen last, and each of those still there, are the same ones: none can have come but for one that went.
+    fn pids_kept(
+        &self,
+        hierarchy: &Hierarchy,
+        path: &str,
+        pids: &mut BTreeSet<i32>,
+    ) -> io::Result<bool> {
+        let Some((folder, count)) =
+            self.kept_folder(path, "processes", || below(hierarchy, path))?
+        else {
+            return Ok(false);
+        };
+        if !pids_in(&folder, pids) {
+            self.files.forget(path);
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(true);
+        }
+        let seen = self.files.below(path);
+        let names = match seen.filter(|names| u64::try_from(names.len()) == Ok(count)) {
+            Some(names) => names,
+            None => {
+                let names: Arc<[String]> = children(&below(hierarchy, path))?.into();
+                self.files.set_below(path, Arc::clone(&names));
+                names
+            }
+        };
+        for name in names.iter() {
+            let below = format!("{}/{name}", path.trim_end_matches('/'));
+            if !self.pids_kept(hierarchy, &below, pids)? {
+                self.files.forget(path);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// As the first of these hierarchies tells that the machine has; cgroup2's where it has none.
@@ -59,14 +98,14 @@ impl Cgroups {
         order.iter().find_map(has).or(self.hierarchies.first())
     }
 
-    /// The open folder of a cgroup that has none below it.
-    fn leaf(
+    /// The open folder of a cgroup, and how many are directly below it; `None` where it is gone.
+    fn kept_folder(
         &self,
         path: &str,
         what: &'static str,
         place: impl Fn() -> PathBuf,
-    ) -> io::Result<Option<Arc<File>>> {
-        let found = self.files.leaf(path, what, &place);
+    ) -> io::Result<Option<(Arc<File>, u64)>> {
+        let found = self.files.folder(path, what, &place);
         found.map_err(during(format_args!("look at `{}`", place().display())))
     }
 
@@ -110,7 +149,7 @@ impl Cgroups {
         let (Some(mut kills), Some(folder)) = (own, self.folder("memory", path)) else {
             return Ok(None);
         };
-        if self.leaf(path, "memory", || folder.clone())?.is_some() {
+        if let Some((_, 0)) = self.kept_folder(path, "memory", || folder.clone())? {
             return Ok(Some(kills));
         }
         for below in tree(&folder)?.iter().filter(|below| **below != folder) {
@@ -146,13 +185,35 @@ impl Cgroups {
     }
 }
 
-/// The processes in the cgroup of this folder; `None` when there is no such cgroup any more.
-fn pids_in(folder: &File) -> Option<BTreeSet<i32>> {
+/// Adds the processes in the cgroup of this folder; false where they cannot be read, as of a cgroup that has gone.
+fn pids_in(folder: &File, pids: &mut BTreeSet<i32>) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let file = openat(folder, "cgroup.procs", flags, Mode::empty()).ok()?;
-    let mut text = Text::new();
-    text.read(&File::from(file)).ok()?;
-    Some(parsed(std::str::from_utf8(text.bytes()).ok()?).collect())
+    let Ok(file) = openat(folder, "cgroup.procs", flags, Mode::empty()) else {
+        return false;
+    };
+    Text::with(|text| {
+        let read = text.read(&File::from(file)).is_ok();
+        let found = std::str::from_utf8(text.bytes()).ok().filter(|_| read);
+        pids.extend(found.into_iter().flat_map(parsed));
+        found.is_some()
+    })
+}
+
+/// The names of the cgroups directly below this folder.
+fn children(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let entries = match fs::read_dir(folder) {
+        Err(e) if is_gone(&e) => return Ok(names),
+        other => other.map_err(during(format_args!("list `{}`", folder.display())))?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            // A name that is no text is not found again below, and then the folders are walked by their paths.
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// What `cgroup.procs` says.

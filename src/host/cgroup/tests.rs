@@ -7,6 +7,8 @@ use std::io::{BufRead, Read, Write};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
+mod processes_below;
+
 fn mounted(fs_type: &str, target: &str, options: &str) -> MountPoint {
     MountPoint {
         root: "/".into(),

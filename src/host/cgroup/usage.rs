@@ -22,6 +22,7 @@ pub(super) use files::Files;
 /// What processors spent, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTime {
+    pub total: u64,
     pub user: u64,
     pub system: u64,
     /// Enforcement periods that have elapsed, and those in which it was throttled.
@@ -75,6 +76,7 @@ pub struct MemoryExtremes {
     pub peak: Option<u64>,
     /// How often usage hit the limit.
     pub limit_hits: u64,
+    /// Version 2 has it in [`MemoryStat`].
     pub kernel: Option<u64>,
 }
 
@@ -194,13 +196,14 @@ impl Cgroups {
         if self.version() == Version::V2 {
             return self.parsed("cpu", path, "cpu.stat", v2::cpu_time);
         }
-        let user = self.number("cpuacct", path, "cpuacct.usage_user")?;
-        let system = self.number("cpuacct", path, "cpuacct.usage_sys")?;
-        let (Some(user), Some(system)) = (user, system) else {
+        let total = self.number("cpuacct", path, "cpuacct.usage")?;
+        let divided = self.parsed("cpuacct", path, "cpuacct.usage_all", v1::user_and_system)?;
+        let (Some(total), Some((user, system))) = (total, divided) else {
             return Ok(None);
         };
         let throttling = self.parsed("cpu", path, "cpu.stat", v1::throttling)?;
         Ok(Some(CpuTime {
+            total,
             user,
             system,
             ..throttling.unwrap_or_default()
@@ -284,8 +287,7 @@ impl Cgroups {
             Version::V2 => (
                 self.number("memory", path, "memory.peak")?,
                 self.parsed("memory", path, "memory.events", |text| value(text, "max"))?,
-                self.parsed("memory", path, "memory.stat", v2::memory_stat)?
-                    .and_then(|stat| stat.kernel),
+                None,
             ),
         };
         Ok(hits.map(|limit_hits| MemoryExtremes {

@@ -185,7 +185,7 @@ fn read(
         Some(path) => {
             usage.memory = known("memory", id, cgroups.memory(&path));
             usage.pressure = known("pressure", id, cgroups.pressure(&path));
-            usage.processes = processes(cgroups.pids(&path));
+            usage.processes = processes(cgroups.pids_again(&path));
             known("processor time", id, cgroups.cpu_usage(&path))
         }
         // The cgroup counts others as well: the pod is the sum of its containers.

@@ -4,7 +4,7 @@
 //! open one is written anew for each read from its beginning, and says ENODEV once its cgroup is gone: what is
 //! read is never of the past, nor of another cgroup that has come to bear the name. `cgroup.procs` is not read in
 //! this way: version 1 shows readers of an open one a list that may be a second old. It is opened from its folder,
-//! which is kept.
+//! which is kept, with the names of the cgroups below it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -41,6 +41,8 @@ pub(super) type Name = (&'static str, Cow<'static, str>);
 struct OfCgroup {
     kept: Vec<Kept>,
     next: usize,
+    /// What was last seen below it ([`Files::set_below`]).
+    below: Option<Arc<[String]>>,
 }
 
 impl OfCgroup {
@@ -84,38 +86,39 @@ impl Files {
     ) -> io::Result<Option<T>> {
         let of = self.kept(cgroup);
         let mut of = lock(&of);
-        let mut text = Text::new();
-        if let Some(at) = of.find(name) {
-            match of.kept.get(at).map(|kept| text.read(&kept.file)) {
-                Some(Ok(())) => return understood(text.bytes(), parse).map(Some),
-                // Gone, and perhaps there is another cgroup of its name.
-                Some(Err(_)) | None => of.kept.clear(),
+        Text::with(|text| {
+            if let Some(at) = of.find(name) {
+                match of.kept.get(at).map(|kept| text.read(&kept.file)) {
+                    Some(Ok(())) => return understood(text.bytes(), parse).map(Some),
+                    // Gone, and perhaps there is another cgroup of its name.
+                    Some(Err(_)) | None => of.kept.clear(),
+                }
             }
-        }
-        let Some(place) = place() else {
-            return Ok(None);
-        };
-        let Some(file) = opened(&place, &mut text)? else {
-            return Ok(None);
-        };
-        if let Some(place) = self.place() {
-            of.kept.push(Kept {
-                name: name.clone(),
-                file: Arc::new(file),
-                _place: place,
-            });
-        }
-        understood(text.bytes(), parse).map(Some)
+            let Some(place) = place() else {
+                return Ok(None);
+            };
+            let Some(file) = opened(&place, text)? else {
+                return Ok(None);
+            };
+            if let Some(place) = self.place() {
+                of.kept.push(Kept {
+                    name: name.clone(),
+                    file: Arc::new(file),
+                    _place: place,
+                });
+            }
+            understood(text.bytes(), parse).map(Some)
+        })
     }
 
-    /// The folder of a cgroup of which nothing is below it, as it is now; `None` where something is, or it is gone.
-    /// Asked of an open one, as the kernel finds that sooner.
-    pub(in crate::host::cgroup) fn leaf(
+    /// The folder of a cgroup, and how many cgroups are directly below it now; `None` where it is gone. Asked of an
+    /// open one, as the kernel finds that sooner.
+    pub(in crate::host::cgroup) fn folder(
         &self,
         cgroup: &str,
         controller: &'static str,
         place: impl FnOnce() -> PathBuf,
-    ) -> io::Result<Option<Arc<File>>> {
+    ) -> io::Result<Option<(Arc<File>, u64)>> {
         let of = self.kept(cgroup);
         let mut of = lock(&of);
         let name = (controller, Cow::Borrowed(""));
@@ -136,8 +139,19 @@ impl Files {
                 file
             }
         };
-        // Itself and its name: every folder in it would be one more.
-        Ok((folder.metadata()?.nlink() == 2).then_some(folder))
+        // Itself and its name: every folder in it is one more.
+        let below = folder.metadata()?.nlink().saturating_sub(2);
+        Ok(Some((folder, below)))
+    }
+
+    /// The names that were last seen below a cgroup. Whoever takes them for those of now looks at their number and at
+    /// each of them.
+    pub(in crate::host::cgroup) fn below(&self, cgroup: &str) -> Option<Arc<[String]>> {
+        lock(&self.kept(cgroup)).below.clone()
+    }
+
+    pub(in crate::host::cgroup) fn set_below(&self, cgroup: &str, names: Arc<[String]>) {
+        lock(&self.kept(cgroup)).below = Some(names);
     }
 
     /// Closes what is open of a cgroup that has gone.

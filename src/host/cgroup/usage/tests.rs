@@ -123,6 +123,7 @@ fn version_2_as_recorded() {
     assert_eq!(cgroups.cpu_usage(path).unwrap(), Some(2_104_893_000));
     let time = cgroups.cpu_time(path).unwrap().unwrap();
     let expected = CpuTime {
+        total: 2_104_893_000,
         user: 1_520_311_000,
         system: 584_582_000,
         periods: 112,
@@ -150,7 +151,7 @@ fn version_2_as_recorded() {
     );
     let extremes = cgroups.memory_extremes(path).unwrap().unwrap();
     assert_eq!((extremes.peak, extremes.limit_hits), (Some(7_331_840), 12));
-    assert_eq!(extremes.kernel, Some(372_736));
+    assert_eq!((extremes.kernel, memory.stat.kernel), (None, Some(372_736)));
     let tasks = cgroups.tasks(path).unwrap().unwrap();
     assert_eq!((tasks.current, tasks.limit), (3, None));
     let pressure = cgroups.pressure(path).unwrap();
@@ -203,8 +204,10 @@ fn version_1_as_recorded() {
         dir.path(),
         &[
             ("cpuacct/c/cpuacct.usage", "2104893001\n"),
-            ("cpuacct/c/cpuacct.usage_user", "1520311001\n"),
-            ("cpuacct/c/cpuacct.usage_sys", "584582000\n"),
+            (
+                "cpuacct/c/cpuacct.usage_all",
+                "cpu user system\n0 1520311000 584000000\n1 1 582000\n",
+            ),
             (
                 "cpu/c/cpu.stat",
                 "nr_periods 112\nnr_throttled 7\nthrottled_time 431002\n",

@@ -14,6 +14,21 @@ pub fn throttling(text: &str) -> Option<CpuTime> {
     })
 }
 
+/// `cpuacct.usage_all`: a head, and for each processor its number and the nanoseconds of users and of the system.
+pub fn user_and_system(text: &str) -> Option<(u64, u64)> {
+    let mut lines = text.lines();
+    if lines.next()? != "cpu user system" {
+        return None;
+    }
+    let (mut user, mut system) = (0_u64, 0_u64);
+    for line in lines {
+        let mut numbers = line.split(' ').skip(1).map(str::parse);
+        user = user.saturating_add(numbers.next()?.ok()?);
+        system = system.saturating_add(numbers.next()?.ok()?);
+    }
+    Some((user, system))
+}
+
 /// `memory.stat`: what begins with `total_` counts the cgroups below.
 pub fn memory_stat(text: &str) -> Option<MemoryStat> {
     let mut stat = MemoryStat::default();

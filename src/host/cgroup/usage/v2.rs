@@ -15,6 +15,7 @@ pub fn cpu_time(text: &str) -> Option<CpuTime> {
     let of = pairs(text);
     let get = |key| of.get(key).copied();
     Some(CpuTime {
+        total: nanoseconds(get("usage_usec")?)?,
         user: nanoseconds(get("user_usec")?)?,
         system: nanoseconds(get("system_usec")?)?,
         periods: get("nr_periods").unwrap_or(0),

@@ -171,12 +171,9 @@ struct Of<'a> {
 impl Of<'_> {
     fn cpu(&mut self) {
         let (id, cgroups) = (&self.record.id, &self.daemon.cgroups);
-        if let Some(total) = known("processor time", id, cgroups.cpu_usage(self.path)) {
-            self.sink
-                .put(&table::CPU_USAGE, ["total"], total / NANOSECONDS);
-        }
         if let Some(time) = known("processor time", id, cgroups.cpu_time(self.path)) {
             let sink = &mut self.sink;
+            sink.put(&table::CPU_USAGE, ["total"], time.total / NANOSECONDS);
             sink.put(&table::CPU_USER, [], time.user / NANOSECONDS);
             sink.put(&table::CPU_SYSTEM, [], time.system / NANOSECONDS);
             sink.put(&table::CPU_PERIODS, [], time.periods);
@@ -190,6 +187,7 @@ impl Of<'_> {
         let memory = known("memory", id, cgroups.memory_unlimited(self.path));
         let extremes = known("memory", id, cgroups.memory_extremes(self.path));
         let sink = &mut self.sink;
+        let kernel = memory.and_then(|memory| memory.stat.kernel);
         if let Some(memory) = memory {
             let stat = &memory.stat;
             let swap = memory.swap.map_or(stat.swap, |swap| swap.usage);
@@ -215,7 +213,7 @@ impl Of<'_> {
             }
         }
         if let Some(extremes) = extremes {
-            sink.put_known(&table::MEMORY_KERNEL, extremes.kernel);
+            sink.put_known(&table::MEMORY_KERNEL, extremes.kernel.or(kernel));
             sink.put_known(&table::MEMORY_MAX, extremes.peak);
             sink.put(&table::MEMORY_FAILCNT, [], extremes.limit_hits);
         }
