@@ -4,17 +4,18 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::context::during;
 
 /// What the link of an open socket begins with; a file's begins with a slash.
 const SOCKET: &[u8] = b"socket:";
+/// Room for about a hundred entries.
+const ENTRIES: usize = 4096;
 
 /// Open descriptors of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,38 +26,65 @@ pub struct OpenFiles {
 
 /// Of one process; nothing where it has ended.
 pub fn of_process(pid: i32) -> io::Result<OpenFiles> {
-    let folder = format!("/proc/{pid}/fd");
+    let path = format!("/proc/{pid}/fd");
     let mut found = OpenFiles::default();
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut entries = match Dir::open(folder.as_str(), flags, Mode::empty()) {
+    let folder = match open(path.as_str(), flags, Mode::empty()) {
         Err(Errno::ENOENT | Errno::ESRCH) => return Ok(found),
-        other => other.map_err(during(format_args!("list `{folder}`")))?,
+        other => other.map_err(during(format_args!("list `{path}`")))?,
     };
-    // SAFETY: the folder stays open for as long as `entries` lives, which is longer than this.
-    let links = unsafe { BorrowedFd::borrow_raw(entries.as_raw_fd()) };
-    for entry in entries.iter() {
-        let entry = match entry {
-            Err(Errno::ENOENT | Errno::ESRCH) => break,
-            other => other.map_err(during(format_args!("list `{folder}`")))?,
+    let mut room = [0; ENTRIES];
+    loop {
+        let entries = match next_entries(&folder, &mut room) {
+            // It has ended meanwhile.
+            Err(Errno::ENOENT | Errno::ESRCH) => return Ok(found),
+            other => other.map_err(during(format_args!("list `{path}`")))?,
         };
-        let name = entry.file_name();
-        if name.to_bytes().starts_with(b".") {
-            continue;
+        if entries.is_empty() {
+            return Ok(found);
         }
-        match is_socket(links, name) {
-            Ok(socket) => {
-                found.all += 1;
-                found.sockets += u64::from(socket);
-            }
-            // Closed meanwhile.
-            Err(e) if has_ended(&e) => {}
-            Err(e) => {
-                let shown = format!("{folder}/{}", name.to_string_lossy());
-                return Err(during(format_args!("read `{shown}`"))(e));
+        for name in names(entries).filter(|name| !name.to_bytes().starts_with(b".")) {
+            match is_socket(folder.as_fd(), name) {
+                Ok(socket) => {
+                    found.all += 1;
+                    found.sockets += u64::from(socket);
+                }
+                // Closed meanwhile.
+                Err(e) if has_ended(&e) => {}
+                Err(e) => {
+                    let shown = format!("{path}/{}", name.to_string_lossy());
+                    return Err(during(format_args!("read `{shown}`"))(e));
+                }
             }
         }
     }
-    Ok(found)
+}
+
+/// The next entries of a folder as the kernel writes them (getdents64(2)); none at its end. What the C library has for
+/// it takes eight times the room and four more system calls.
+fn next_entries<'a>(folder: &OwnedFd, room: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    // SAFETY: an open folder, and room of the length that is given.
+    let length = unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            folder.as_raw_fd(),
+            room.as_mut_ptr(),
+            room.len(),
+        )
+    };
+    let length = Errno::result(length)?;
+    let length = usize::try_from(length).unwrap_or(0);
+    Ok(room.get(..length).unwrap_or_default())
+}
+
+/// The names of such entries: of each, the length is after its number and place, and the name after its kind.
+fn names(mut entries: &[u8]) -> impl Iterator<Item = &CStr> {
+    std::iter::from_fn(move || {
+        let length = entries.get(16..18)?.try_into().ok()?;
+        let (entry, rest) = entries.split_at_checked(u16::from_ne_bytes(length).into())?;
+        entries = rest;
+        CStr::from_bytes_until_nul(entry.get(19..)?).ok()
+    })
 }
 
 /// Does this link lead to a socket? No more of it is read than tells, nor is what it leads to asked, which may be a
@@ -131,6 +159,10 @@ mod tests {
             found.sockets >= 2 && found.all >= found.sockets,
             "{found:?}"
         );
+        // More than are read at once.
+        let many: Vec<_> = (0..300).map(|_| fs::File::open("/").unwrap()).collect();
+        let all = of_process(pid).unwrap().all;
+        assert!(all >= 300 + found.sockets && many.len() == 300, "{all}");
         // Above the largest pid.
         assert_eq!(of_process(i32::MAX).unwrap(), OpenFiles::default());
     }

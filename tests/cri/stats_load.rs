@@ -72,7 +72,7 @@ async fn measure<A: Message + Default>(
     Row::of(name, times)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 #[ignore = "measures; it takes a minute"]
 async fn two_hundred_containers() -> Result<()> {
     let lines = std::env::var("CRIO_SETUP_TEST_STATS");

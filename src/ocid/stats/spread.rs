@@ -7,8 +7,8 @@ use std::thread;
 const MOST: usize = 4;
 /// Less than this for each is done before a thread has come up.
 const WORTH_A_THREAD: usize = 25;
-/// So many at a time: a thread that is held up leaves the rest to the others.
-const PORTION: usize = 8;
+/// So many at a time: a thread that is held up leaves the rest to the others, and none waits long for the last.
+const PORTION: usize = 2;
 
 /// To ask is to read files, and the answer does not change.
 static PROCESSORS: LazyLock<usize> =

@@ -56,17 +56,20 @@ pub(in crate::ocid::stats) async fn measure(daemon: &Arc<Daemon>) -> Result<Vec<
                 Some((at, of_container(&daemon, pod, &record, disk)))
             })
         };
-        let (mut interfaces, containers) = match network {
-            true => beside(|| pod::interfaces(&daemon, &pods), read_containers),
-            false => (Default::default(), read_containers()),
+        let read_pods = || -> Vec<PodMetrics> {
+            let mut interfaces = match network {
+                true => pod::interfaces(&daemon, &pods),
+                false => Default::default(),
+            };
+            let one = |pod: &Arc<SandboxRecord>| {
+                of_pod(pod, &interfaces.remove(&pod.id).unwrap_or_default())
+            };
+            pods.iter().map(one).collect()
         };
-        let mut answer: Vec<PodMetrics> = pods
-            .iter()
-            .map(|pod| {
-                let interfaces = interfaces.remove(&pod.id).unwrap_or_default();
-                of_pod(pod, &interfaces)
-            })
-            .collect();
+        let (mut answer, containers) = match network {
+            true => beside(read_pods, read_containers),
+            false => (read_pods(), read_containers()),
+        };
         for (at, container) in containers.into_iter().flatten() {
             if let Some(pod) = answer.get_mut(at) {
                 pod.containers.push(container);
