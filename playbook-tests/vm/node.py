@@ -176,7 +176,7 @@ class Node:
 
     def ping(self, address=ADDRESS):
         """Redis answers on its pod's address."""
-        said = self.ssh(f"redis-cli -h {address} ping", check=False)
+        said = self.ssh(f"redis-cli -h {address} ping 2>&1", check=False)
         expect(said == "PONG", f"redis on {address} says `{said}`")
 
     def ask_from(self, container_id, address):

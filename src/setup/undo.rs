@@ -46,7 +46,7 @@ pub enum Undo {
     },
     /// A folder that we made. It goes when it is empty; with `purge` its content is ours as well.
     Folder { path: PathBuf, purge: bool },
-    /// A file that programs we start make by themselves and leave behind.
+    /// A file that programs we start make by themselves and leave behind; of a folder, only an empty one is removed.
     Byproduct { path: PathBuf },
     /// A bridge that programs we start make by themselves and leave behind.
     Bridge { name: String },
@@ -354,11 +354,13 @@ impl Undo {
             }
             Self::Byproduct { path } => {
                 let real = under(context.root, path);
-                let there = path::look(&real).map(|meta| meta.is_some());
-                there
-                    .and_then(|there| {
-                        path::remove_if_there(&real)?;
-                        Ok(changed(there))
+                path::look(&real)
+                    .and_then(|there| match there {
+                        Some(meta) if meta.is_dir() => act::folder(context.root, path, false),
+                        there => {
+                            path::remove_if_there(&real)?;
+                            Ok(changed(there.is_some()))
+                        }
                     })
                     .map_err(|source| UndoError::Path {
                         path: path.clone(),

@@ -35,7 +35,7 @@ use super::config;
 use super::daemon::Daemon;
 use crate::host::clock::now_ns;
 use collected::Collected;
-use metrics::Group;
+use metrics::{Group, Opened};
 
 /// Between two looks for what is no more.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -50,6 +50,7 @@ pub struct Stats {
     /// When what is no more was last forgotten.
     swept: Mutex<Option<Instant>>,
     collected: Collected,
+    opened: Opened,
 }
 
 impl Stats {
@@ -77,6 +78,7 @@ impl Stats {
         let containers = |id: &str| daemon.containers.get(id).is_some();
         let pods = |id: &str| daemon.sandboxes.get(id).is_some();
         self.written.retain(containers);
+        self.opened.retain(containers);
         self.cpu.retain(|id| containers(id) || pods(id));
         self.collected.forget(containers, pods);
         let pods = daemon.sandboxes.all().into_iter();

@@ -61,6 +61,9 @@ impl Planner<'_> {
             self.folder_with(component, "/run/docker", 0o700, true);
             let kind = Kind::Byproduct(Byproduct {
                 files: [
+                    // Of the shims, which a first container starts; the inner one is undone first.
+                    "/run/containerd",
+                    "/run/containerd/s",
                     "/run/docker.sock",
                     "/run/docker.pid",
                     "/etc/docker/key.json",

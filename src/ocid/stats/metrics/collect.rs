@@ -1,6 +1,7 @@
 //! The values of metrics, read for one scrape.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Group;
 use super::descriptor::Sink;
@@ -133,6 +134,7 @@ fn of_container(
             record,
             path: &path,
             sink: &mut sink,
+            ran: None,
         };
         for group in &daemon.stats.included {
             match group {
@@ -169,12 +171,15 @@ struct Of<'a> {
     record: &'a ContainerRecord,
     path: &'a str,
     sink: &'a mut Sink,
+    /// Its processor time, once that was read; nanoseconds.
+    ran: Option<u64>,
 }
 
 impl Of<'_> {
     fn cpu(&mut self) {
         let (id, cgroups) = (&self.record.id, &self.daemon.cgroups);
         if let Some(time) = known("processor time", id, cgroups.cpu_time(self.path)) {
+            self.ran = Some(time.total);
             let sink = &mut self.sink;
             sink.put(&table::CPU_USAGE, ["total"], time.total / NANOSECONDS);
             sink.put(&table::CPU_USER, [], time.user / NANOSECONDS);
@@ -259,19 +264,20 @@ impl Of<'_> {
 
     fn processes(&mut self) {
         let (id, cgroups) = (&self.record.id, &self.daemon.cgroups);
+        // Before the rest, as what it tells of is the time until then.
+        let ran = match self.ran {
+            None => known("processor time", id, cgroups.cpu_usage(self.path)),
+            ran => ran,
+        };
         let pids = known("processes", id, cgroups.pids_again(self.path));
-        let (mut all, mut sockets) = (0, 0);
-        for pid in &pids {
-            let open = known("open files", id, open_files::of_process(*pid));
-            all += open.all;
-            sockets += open.sockets;
-        }
+        let opened = &self.daemon.stats.opened;
+        let open = opened.of(id, ran, &pids, Instant::now());
         let tasks = known("threads", id, cgroups.tasks(self.path));
         let first = self.record.init.map(|init| init.pid);
         let limit = first.and_then(|pid| known("limits", id, open_files::soft_limit(pid)));
         let sink = &mut self.sink;
-        sink.put(&table::FILE_DESCRIPTORS, [], all);
-        sink.put(&table::SOCKETS, [], sockets);
+        sink.put(&table::FILE_DESCRIPTORS, [], open.all);
+        sink.put(&table::SOCKETS, [], open.sockets);
         sink.put(
             &table::PROCESSES,
             [],

@@ -9,6 +9,7 @@
 
 mod collect;
 mod descriptor;
+mod opened;
 mod table;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use collect::measure;
 pub use collect::of_all_pods;
 pub use descriptor::Description;
+pub(super) use opened::Opened;
 
 use super::Stats;
 use descriptor::Describe;
