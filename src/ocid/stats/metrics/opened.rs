@@ -98,6 +98,7 @@ mod tests {
         };
         let (opened, now) = (Opened::default(), Instant::now());
         let own = BTreeSet::from([shell.id() as i32]);
+        let none = BTreeSet::new();
         let all = |ran, pids, seconds| {
             let at = now + Duration::from_secs(seconds);
             opened.of("a", ran, pids, at).all
@@ -111,7 +112,7 @@ mod tests {
         order("exec 7<&-");
         assert_eq!(all(Some(2), &own, 60), first + 2, "kept again");
         assert_eq!(all(Some(2), &own, 61), first + 1, "is old");
-        assert_eq!(all(Some(2), &BTreeSet::new(), 61), 0, "other processes");
+        assert_eq!(all(Some(2), &none, 61), 0, "other processes");
         assert_eq!(all(None, &own, 61), first + 1, "no time known");
         assert!(opened.all().is_empty());
         assert_eq!(all(Some(2), &own, 61), first + 1);
