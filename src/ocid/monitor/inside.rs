@@ -161,11 +161,16 @@ impl<'a> Inside<'a> {
     }
 
     /// Kills what was exec'd, with its children: everyone below us, those of its session, whom the container's
-    /// first process may have adopted, and whoever is in the cgroup.
-    fn kill_all(&self, session: Option<i32>) -> Result<(), MonitorError> {
+    /// first process may have adopted, and whoever is in the cgroup. It may have ended already, of streams that the
+    /// caller closed, before the runtime had told of it: its session is then that of one of those that were reaped.
+    fn kill_all(&mut self, session: Option<i32>) -> Result<(), MonitorError> {
         let failed = MonitorError::prepare;
         let ours = std::process::id().cast_signed();
         process::kill_family(ours, session).map_err(failed("kill what was exec'd"))?;
+        self.others.extend(self.children.reap());
+        for leader in self.others.iter().map(|ended| ended.pid) {
+            process::kill_family(ours, Some(leader)).map_err(failed("kill what was exec'd"))?;
+        }
         if let Some((cgroup, _)) = &self.cgroup {
             cgroup
                 .kill(REAP_LIMIT)
