@@ -8,7 +8,8 @@ use crio_setup::ocic::stream::Ended;
 use tonic::Code;
 
 use crate::streams::{self, ApiServer, Behind, LIMIT, STREAMED, all, ended, exec, until};
-use crate::world::{World, code};
+use crate::support::Machine;
+use crate::world::{World, code, eventually};
 
 const OUT: [bool; 4] = [false, true, true, false];
 const IN_OUT: [bool; 4] = [true, true, true, false];
@@ -163,6 +164,44 @@ async fn a_client_that_goes_ends_what_it_ran() -> Result<()> {
         }
     }
     // The container itself goes on.
+    ensure!(world.shell(&id, "echo here").await? == "here");
+    world.assert_clean(&STREAMED).await
+}
+
+/// A runtime that takes its time to tell of the next exec, for which there is a file, and puts none into a cgroup.
+const SLOW: &str = r#"#!/bin/sh
+case $* in *features*) exit 1 ;; esac
+for word in "$@"; do [ "$word" = exec ] && exec=yes; done
+if [ -n "$exec" ] && rm /srv/slow/next 2>/dev/null; then
+    runc "$@"
+    exec sleep 60
+fi
+exec runc "$@"
+"#;
+
+/// The command ends, and leaves somebody behind, before the runtime has told of it; then the client goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_before_the_runtime_tells_of_it_leaves_nobody() -> Result<()> {
+    let machine = Machine::start()?;
+    machine.write("/srv/slow/runc", SLOW, 0o755)?;
+    let config = "[crio.runtime.runtimes.runc]\nruntime_path = \"/srv/slow/runc\"\n";
+    let world = World::on(machine, &[("/etc/ocid/ocid.conf.d/10-slow.conf", config)]).await?;
+    let (_, id) = sleeper(&world).await?;
+    ensure!(world.shell(&id, "echo here").await? == "here");
+    world.machine.write("/srv/slow/next", "", 0o644)?;
+    let command = ["sh", "-c", "sleep 407 & echo on"];
+    let mut e = exec(&world, &id, &command, OUT).await?;
+    let first = e.stdout.as_mut().context("no output")?.read();
+    let first = tokio::time::timeout(LIMIT, first).await??;
+    ensure!(first.is_some_and(|bytes| bytes.starts_with(b"on")));
+    // Once only the child that it left is there; with the shell gone this counts what `ps` shows.
+    let script = "ps | grep -c '[s]leep 407 & echo'";
+    eventually("the command ends", async || {
+        Ok(world.shell(&id, &format!("{script} || true")).await? == "0")
+    })
+    .await?;
+    e.connection.abort();
+    gone(&world, &id, "407").await?;
     ensure!(world.shell(&id, "echo here").await? == "here");
     world.assert_clean(&STREAMED).await
 }
