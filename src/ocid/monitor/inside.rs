@@ -102,7 +102,7 @@ impl<'a> Inside<'a> {
                         }
                         // The folder went with the caller's interest.
                         Err(e) => {
-                            self.kill_all(None)?;
+                            self.kill_untold()?;
                             Err(prepare("find the process")(e))
                         }
                     };
@@ -119,7 +119,7 @@ impl<'a> Inside<'a> {
                     return Err(MonitorError::Runtime { message });
                 }
                 None => {
-                    self.kill_all(None)?;
+                    self.kill_untold()?;
                     return Ok(None);
                 }
             }
@@ -161,20 +161,28 @@ impl<'a> Inside<'a> {
     }
 
     /// Kills what was exec'd, with its children: everyone below us, those of its session, whom the container's
-    /// first process may have adopted, and whoever is in the cgroup. It may have ended already, of streams that the
-    /// caller closed, before the runtime had told of it: its session is then that of one of those that were reaped.
-    fn kill_all(&mut self, session: Option<i32>) -> Result<(), MonitorError> {
+    /// first process may have adopted, and whoever is in the cgroup.
+    fn kill_all(&self, session: Option<i32>) -> Result<(), MonitorError> {
         let failed = MonitorError::prepare;
         let ours = std::process::id().cast_signed();
         process::kill_family(ours, session).map_err(failed("kill what was exec'd"))?;
-        self.others.extend(self.children.reap());
-        for leader in self.others.iter().map(|ended| ended.pid) {
-            process::kill_family(ours, Some(leader)).map_err(failed("kill what was exec'd"))?;
-        }
         if let Some((cgroup, _)) = &self.cgroup {
             cgroup
                 .kill(REAP_LIMIT)
                 .map_err(failed("kill what was exec'd"))?;
+        }
+        Ok(())
+    }
+
+    /// The same before the runtime has told of the process. It may have ended already, of streams that the caller
+    /// closed: its session is then that of one of those that were reaped.
+    fn kill_untold(&mut self) -> Result<(), MonitorError> {
+        self.kill_all(None)?;
+        self.others.extend(self.children.reap());
+        // While a session has members nobody gets its leader's pid; whoever has it now leads one of his own.
+        let free = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+        for leader in self.others.iter().map(|ended| ended.pid).filter(free) {
+            self.kill_all(Some(leader))?;
         }
         Ok(())
     }
