@@ -162,7 +162,7 @@ mod tests {
         // More than are read at once.
         let many: Vec<_> = (0..300).map(|_| fs::File::open("/").unwrap()).collect();
         let all = of_process(pid).unwrap().all;
-        assert!(all >= 300 + found.sockets && many.len() == 300, "{all}");
+        assert!(all >= 300 && many.len() == 300, "{all}");
         // Above the largest pid.
         assert_eq!(of_process(i32::MAX).unwrap(), OpenFiles::default());
     }
