@@ -47,6 +47,18 @@ impl Figures {
         })
     }
 
+    /// What the daemon has open.
+    pub fn open(world: &World) -> Result<Vec<String>> {
+        let mut open = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fd", world.daemon().pid()?))? {
+            // It may be closed by now.
+            let target = fs::read_link(entry?.path());
+            open.extend(target.map(|target| target.display().to_string()));
+        }
+        open.sort();
+        Ok(open)
+    }
+
     /// As before, but for memory that an allocator may keep (KiB), and threads, which come and go with the work.
     pub fn assert_back(&self, before: &Self, slack: u64) -> Result<()> {
         let same = self.counts == before.counts && self.descriptors <= before.descriptors;

@@ -192,27 +192,27 @@ impl Cgroups {
     /// (slices: of nobody's) go, from the pod's own upwards. One with a process in it stays.
     /// Idempotent. Blocks.
     pub fn release(&self, id: &str, pod: &PodCgroup) -> io::Result<()> {
-        self.files.forget(pod.path());
         let mut holders = self.holders();
         holders.remove(id);
-        self.remove_made(&holders, pod)
+        let removed = self.remove_made(&holders, pod);
+        // Not before: who asks for its use meanwhile would open it again.
+        self.files.forget(pod.path());
+        removed
     }
 
     /// Removes a cgroup and those below it from every hierarchy, whoever made them: what a runtime
     /// that was killed left of a container. An error (`ResourceBusy`) where processes are in it.
     pub fn remove(&self, path: &str) -> io::Result<()> {
-        let mut result = Ok(());
         if path == "/" {
-            return result;
+            return Ok(());
         }
-        self.files.forget(path);
+        let mut result = Ok(());
         for hierarchy in &self.hierarchies {
-            let folder = below(hierarchy, path);
-            for folder in tree(&folder)?.iter().rev() {
-                let done = remove_folder(folder);
-                result = result.and(done);
-            }
+            let removed = remove_tree(&below(hierarchy, path));
+            result = result.and(removed);
         }
+        // Not before: who asks for its use meanwhile would open it again.
+        self.files.forget(path);
         result
     }
 
@@ -310,6 +310,16 @@ fn levels(path: &str) -> impl Iterator<Item = &str> {
     let ends = path.match_indices('/').map(|(i, _)| i).filter(|i| *i > 0);
     let whole = (path.len() > 1).then_some(path.len());
     ends.chain(whole).map(|end| &path[..end])
+}
+
+/// Removes a cgroup and those below it; one that cannot be removed keeps none of the others.
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    let removed: Vec<_> = tree(folder)?
+        .iter()
+        .rev()
+        .map(|f| remove_folder(f))
+        .collect();
+    removed.into_iter().collect()
 }
 
 /// A cgroup and those below it, parents first; nothing where it is gone.

@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use super::usage::value;
+use super::usage::{Folder, path_below, value};
 use super::{Cgroups, Hierarchy, Version, below, is_gone, read_if_there, tree, write_if_there};
 use crate::host::context::during;
 use crate::host::process::PidFd;
@@ -48,30 +48,25 @@ impl Cgroups {
         path: &str,
         pids: &mut BTreeSet<i32>,
     ) -> io::Result<bool> {
-        let Some((folder, count)) =
-            self.kept_folder(path, "processes", || below(hierarchy, path))?
-        else {
+        let folder = self.kept_folder(path, "processes", || below(hierarchy, path))?;
+        let Some(folder) = folder else {
             return Ok(false);
         };
-        if !pids_in(&folder, pids) {
+        if !pids_in(&folder.file, pids) {
             self.files.forget(path);
             return Ok(false);
         }
-        if count == 0 {
-            return Ok(true);
-        }
-        let seen = self.files.below(path);
-        let names = match seen.filter(|names| u64::try_from(names.len()) == Ok(count)) {
-            Some(names) => names,
-            None => {
+        let seen = folder.seen.unwrap_or_default();
+        let names = match u64::try_from(seen.len()) == Ok(folder.below) {
+            true => seen,
+            false => {
                 let names: Arc<[String]> = children(&below(hierarchy, path))?.into();
                 self.files.set_below(path, Arc::clone(&names));
                 names
             }
         };
         for name in names.iter() {
-            let below = format!("{}/{name}", path.trim_end_matches('/'));
-            if !self.pids_kept(hierarchy, &below, pids)? {
+            if !self.pids_kept(hierarchy, &path_below(path, name), pids)? {
                 self.files.forget(path);
                 return Ok(false);
             }
@@ -98,13 +93,13 @@ impl Cgroups {
         order.iter().find_map(has).or(self.hierarchies.first())
     }
 
-    /// The open folder of a cgroup, and how many are directly below it; `None` where it is gone.
+    /// The open folder of a cgroup; `None` where it is gone.
     fn kept_folder(
         &self,
         path: &str,
         what: &'static str,
         place: impl Fn() -> PathBuf,
-    ) -> io::Result<Option<(Arc<File>, u64)>> {
+    ) -> io::Result<Option<Folder>> {
         let found = self.files.folder(path, what, &place);
         found.map_err(during(format_args!("look at `{}`", place().display())))
     }
@@ -149,7 +144,8 @@ impl Cgroups {
         let (Some(mut kills), Some(folder)) = (own, self.folder("memory", path)) else {
             return Ok(None);
         };
-        if let Some((_, 0)) = self.kept_folder(path, "memory", || folder.clone())? {
+        let kept = self.kept_folder(path, "memory", || folder.clone())?;
+        if kept.is_some_and(|kept| kept.below == 0) {
             return Ok(Some(kills));
         }
         for below in tree(&folder)?.iter().filter(|below| **below != folder) {

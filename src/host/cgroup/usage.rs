@@ -17,7 +17,7 @@ use super::{Cgroups, Version, below, is_gone};
 use crate::host::context::during;
 pub(super) use account::value;
 use account::{pairs, psi};
-pub(super) use files::Files;
+pub(super) use files::{Files, Folder, path_below};
 
 /// What processors spent, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::figures::Figures;
 use crate::world::{LIMIT, World};
@@ -66,10 +66,10 @@ pub async fn settled(world: &World, before: &Figures, slack: u64) -> Result<Figu
         if now.descriptors <= before.descriptors && now.resident <= most {
             return Ok(now);
         }
-        ensure!(
-            Instant::now() < deadline,
-            "before:\n{before}\nafter:\n{now}"
-        );
+        if Instant::now() >= deadline {
+            let open = Figures::open(world)?.join("\n  ");
+            bail!("before:\n{before}\nafter:\n{now}\nopen:\n  {open}");
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -62,3 +62,40 @@ fn processes_below(layout: &str) {
     assert!(scratch.cgroups.kill(top.path(), limit).unwrap());
     check(&scratch, &BTreeSet::new());
 }
+
+#[test]
+fn nothing_stays_open_of_what_has_gone() {
+    on_both(closed_when_gone);
+}
+
+fn closed_when_gone(layout: &str) {
+    let mut scratch = Scratch::new(&format!("closed-{layout}"));
+    let (top, limit) = (scratch.pod(""), Duration::from_secs(10));
+    let open = || {
+        let files = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = files.flat_map(|file| fs::read_link(file.unwrap().path()));
+        let within = |target: &PathBuf| target.to_string_lossy().contains(top.path());
+        targets.filter(within).count()
+    };
+    let none = Limits::default();
+    for name in ["/container", "/container/exec", "/other"] {
+        let pod = scratch.pod(name);
+        scratch.cgroups.make("a", &pod, &none).unwrap();
+        scratch.process(pod.path());
+    }
+    let found = scratch.cgroups.pids_again(top.path()).unwrap();
+    assert_eq!((found.len(), open()), (3, 4), "{layout}");
+    scratch.cgroups.tasks(top.path()).unwrap();
+    // Somebody else ends one.
+    let other = Cgroups::detect().unwrap();
+    let exec = scratch.pod("/container/exec");
+    assert!(other.kill(exec.path(), limit).unwrap());
+    other.remove(exec.path()).unwrap();
+    let before = open();
+    let found = scratch.cgroups.pids_again(top.path()).unwrap();
+    assert_eq!((found.len(), open()), (2, before - 1), "{layout}");
+    // And one that nobody asks about any more, with one below it.
+    assert!(other.kill(top.path(), limit).unwrap());
+    scratch.cgroups.remove(top.path()).unwrap();
+    assert_eq!(open(), 0, "{layout}");
+}

@@ -57,6 +57,16 @@ impl OfCgroup {
     }
 }
 
+/// The open folder of a cgroup.
+pub(in crate::host::cgroup) struct Folder {
+    pub file: Arc<File>,
+    /// How many cgroups are directly below it now.
+    pub below: u64,
+    /// The names that were last seen below it. Whoever takes them for those of now looks at their number and at each
+    /// of them.
+    pub seen: Option<Arc<[String]>>,
+}
+
 #[derive(Debug)]
 struct Kept {
     name: Name,
@@ -111,18 +121,17 @@ impl Files {
         })
     }
 
-    /// The folder of a cgroup, and how many cgroups are directly below it now; `None` where it is gone. Asked of an
-    /// open one, as the kernel finds that sooner.
+    /// The folder of a cgroup; `None` where it is gone. Asked of an open one, as the kernel finds that sooner.
     pub(in crate::host::cgroup) fn folder(
         &self,
         cgroup: &str,
         controller: &'static str,
         place: impl FnOnce() -> PathBuf,
-    ) -> io::Result<Option<(Arc<File>, u64)>> {
+    ) -> io::Result<Option<Folder>> {
         let of = self.kept(cgroup);
         let mut of = lock(&of);
         let name = (controller, Cow::Borrowed(""));
-        let folder = match of.find(&name).and_then(|at| of.kept.get(at)) {
+        let file = match of.find(&name).and_then(|at| of.kept.get(at)) {
             Some(kept) => Arc::clone(&kept.file),
             None => {
                 let file = match File::open(place()) {
@@ -140,23 +149,30 @@ impl Files {
             }
         };
         // Itself and its name: every folder in it is one more.
-        let below = folder.metadata()?.nlink().saturating_sub(2);
-        Ok(Some((folder, below)))
+        let below = file.metadata()?.nlink().saturating_sub(2);
+        Ok(Some(Folder {
+            file,
+            below,
+            seen: of.below.clone(),
+        }))
     }
 
-    /// The names that were last seen below a cgroup. Whoever takes them for those of now looks at their number and at
-    /// each of them.
-    pub(in crate::host::cgroup) fn below(&self, cgroup: &str) -> Option<Arc<[String]>> {
-        lock(&self.kept(cgroup)).below.clone()
-    }
-
+    /// Remembers what is below a cgroup ([`Folder::seen`]), and closes what is open of those that were there before.
     pub(in crate::host::cgroup) fn set_below(&self, cgroup: &str, names: Arc<[String]>) {
-        lock(&self.kept(cgroup)).below = Some(names);
+        let before = lock(&self.kept(cgroup)).below.replace(Arc::clone(&names));
+        let gone = before.iter().flat_map(|before| before.iter());
+        for name in gone.filter(|name| !names.contains(name)) {
+            self.forget(&path_below(cgroup, name));
+        }
     }
 
-    /// Closes what is open of a cgroup that has gone.
+    /// Closes what is open of a cgroup that has gone, and of those below it.
     pub(in crate::host::cgroup) fn forget(&self, cgroup: &str) {
-        self.all().remove(cgroup);
+        let within = |path: &str| {
+            let rest = path.strip_prefix(cgroup);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.retain(|path| !within(path));
     }
 
     /// Closes what is open of cgroups that `exists` does not know.
@@ -185,6 +201,11 @@ impl Files {
         let place = Place(Arc::clone(&self.open));
         (place.0.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
+}
+
+/// The path of a cgroup below another.
+pub(in crate::host::cgroup) fn path_below(cgroup: &str, name: &str) -> String {
+    format!("{}/{name}", cgroup.trim_end_matches('/'))
 }
 
 /// What they guard is whole whatever a panicking thread was at.
