@@ -35,5 +35,6 @@ def run(node):
     compare(surroundings, node.surroundings(), "install and uninstall", EXPLAINED)
     again = json.loads(node.ssh(f"{UPLOAD} uninstall --output json", 300))
     expect(again["changed"] == 0, f"a second uninstall changed something: {again}")
+    node.repeated += 1
     state = node.ssh("systemctl is-system-running", check=False)
     expect(state == "running", f"systemd is {state}")

@@ -74,6 +74,8 @@ class Node:
         self.state = "bare"
         # Pictures of the bare machine.
         self.before = None
+        # How many things of a case were done a second time, and changed nothing.
+        self.repeated = 0
 
     def boot(self):
         """Switches the machine on and puts the build on it."""
@@ -113,6 +115,7 @@ class Node:
         expect(report["changed"] == 0, f"the second install changed {changed}")
         expect(self.units() == units, f"units were restarted: {units} became {self.units()}")
         compare(files, self.files(times=True), "the second install")
+        self.repeated += 1
         print(f"a second install: changed=0 in {report['duration_ms'] / 1000:.1f} s", flush=True)
 
     def units(self):
