@@ -25,7 +25,7 @@ PACKAGES = (
 ).split()
 # What an image with cloud-init has besides.
 CLOUD = "cloud-init curl".split()
-# What the machine's own mirror has, with what it depends on.
+# What the machine's own mirror has, with what it depends on, and docker's client where that is a package of its own.
 MIRRORED = "runc containernetworking-plugins docker.io iptables".split()
 
 # Timers would be at work in the middle of a test; the wait for the network would be for every bridge.
@@ -79,7 +79,8 @@ export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
 apt-get download -q "$kernel"
 mkdir -p "$1/srv/mirror/partial"
-apt-get -q -y --no-install-recommends --download-only -o Dir::Cache::archives="$1/srv/mirror" install PACKAGES
+client=$(apt-cache depends docker.io | sed -n 's/.*Recommends: \(docker-cli\)$/\1/p')
+apt-get -q -y --no-install-recommends --download-only -o Dir::Cache::archives="$1/srv/mirror" install PACKAGES $client
 rm -r "$1/srv/mirror/partial" "$1/srv/mirror/lock"
 """.replace("PACKAGES", " ".join(MIRRORED))
 

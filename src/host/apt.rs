@@ -91,6 +91,8 @@ pub struct Simulation {
     /// Packages that would only change their version.
     pub upgraded: BTreeSet<String>,
     pub removed: BTreeSet<String>,
+    /// Words of what apt says is recommended, not installed, and to be had.
+    pub recommended: BTreeSet<String>,
 }
 
 impl Apt {
@@ -109,19 +111,25 @@ impl Apt {
     /// The versions of those of `names` that are installed, from dpkg's status file. No child
     /// process: this is asked on every run.
     pub fn installed(&self, names: &[&str]) -> Result<BTreeMap<String, String>, AptError> {
+        self.of_status(|file| parse::status(file, names))
+    }
+
+    /// Does an installed package recommend another? Asked of dpkg's status file, too.
+    pub fn recommends(&self, package: &str, other: &str) -> Result<bool, AptError> {
+        self.of_status(|file| parse::recommends(file, package, other))
+    }
+
+    /// What `read` finds in dpkg's status file, or nothing where there is none.
+    fn of_status<T: Default>(
+        &self,
+        read: impl FnOnce(BufReader<File>) -> io::Result<T>,
+    ) -> Result<T, AptError> {
         let path = under(&self.root, Path::new("/var/lib/dpkg/status"));
-        let read = |source| AptError::Read {
-            path: path.clone(),
-            source,
+        let found = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+            opened => opened.and_then(|file| read(BufReader::with_capacity(64 << 10, file))),
         };
-        match File::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            opened => parse::status(
-                BufReader::with_capacity(64 << 10, opened.map_err(read)?),
-                names,
-            )
-            .map_err(read),
-        }
+        found.map_err(|source| AptError::Read { path, source })
     }
 
     /// What installing `names` would do. Missing or outdated package lists are refreshed first.

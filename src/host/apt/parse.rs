@@ -29,6 +29,24 @@ pub(super) fn status(file: impl BufRead, names: &[&str]) -> io::Result<BTreeMap<
     Ok(found)
 }
 
+/// Does this package's paragraph of a status file recommend another?
+pub(super) fn recommends(file: impl BufRead, package: &str, other: &str) -> io::Result<bool> {
+    let mut is_it = false;
+    for line in file.split(b'\n') {
+        let line = line?;
+        if let Some(name) = line.strip_prefix(b"Package: ") {
+            is_it = name == package.as_bytes();
+        } else if let (true, Some(list)) = (is_it, line.strip_prefix(b"Recommends: ")) {
+            let list = String::from_utf8_lossy(list);
+            // `a, b (>= 1) | c`
+            return Ok(list
+                .split([',', '|'])
+                .any(|one| one.split_ascii_whitespace().next() == Some(other)));
+        }
+    }
+    Ok(false)
+}
+
 /// Every package of a status file, with its status: what is wanted, whether it must be unpacked anew (`reinstreq`)
 /// or not (`ok`), and what it is.
 pub(super) fn statuses(text: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -41,10 +59,18 @@ pub(super) fn statuses(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes.
+/// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes; what is indented below
+/// `Recommended packages:` is not installed and could be.
 pub(super) fn simulation(text: &str) -> Simulation {
     let mut simulation = Simulation::default();
+    let mut recommended = false;
     for line in text.lines() {
+        if let (true, Some(names)) = (recommended, line.strip_prefix("  ")) {
+            let names = names.split_ascii_whitespace().map(str::to_owned);
+            simulation.recommended.extend(names);
+            continue;
+        }
+        recommended = line == "Recommended packages:";
         let mut words = line.split_ascii_whitespace();
         let (Some(act), Some(name)) = (words.next(), words.next()) else {
             continue;
@@ -81,6 +107,22 @@ mod tests {
     }
 
     #[test]
+    fn a_package_recommends_what_its_paragraph_says() {
+        let status = "Package: runc\nStatus: install ok installed\nRecommends: criu\n\n\
+            Package: docker.io\nStatus: install ok installed\n\
+            Recommends: apparmor, docker-cli (>= 26), git | hg, xz-utils-extra\n\n\
+            Package: other\nRecommends: docker-doc\n";
+        let recommends =
+            |package, other| super::recommends(status.as_bytes(), package, other).unwrap();
+        assert!(recommends("docker.io", "docker-cli"));
+        assert!(recommends("docker.io", "hg"));
+        for other in ["criu", "docker-doc", "docker", "xz-utils"] {
+            assert!(!recommends("docker.io", other), "{other}");
+        }
+        assert!(!recommends("docker", "docker-cli"));
+    }
+
+    #[test]
     fn a_package_that_dpkg_was_killed_over_shows() {
         let text = "Package: runc\nStatus: install reinstreq half-installed\nVersion: 1\n\n\
             Package: tini\nPriority: optional\nStatus: install ok unpacked\n";
@@ -96,12 +138,19 @@ mod tests {
 
     #[test]
     fn a_simulation_tells_new_from_upgraded() {
-        let text = "Reading package lists...\nInst tini (0.19.0-1+b3 Debian:12 [amd64])\n\
+        let text = "Reading package lists...\nSuggested packages:\n  docker-doc zfs-fuse\n\
+            Recommended packages:\n  apparmor git\n  docker-cli | moby-cli\n\
+            The following NEW packages will be installed:\n  tini\nInst tini (0.19.0-1+b3 Debian:12 [amd64])\n\
             Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\nConf tini (0.19)\nRemv old [1.0]\n\
             Purg older [1.0]\n";
         let simulation = super::simulation(text);
         assert_eq!(simulation.added, BTreeSet::from(["tini".to_owned()]));
         assert_eq!(simulation.upgraded, BTreeSet::from(["libc6".to_owned()]));
         assert_eq!(simulation.removed.len(), 2);
+        let recommended: Vec<_> = simulation.recommended.iter().collect();
+        assert_eq!(
+            recommended,
+            ["apparmor", "docker-cli", "git", "moby-cli", "|"]
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::Sha256Sum;
-use crate::host::apt::{Apt, POLICY, POLICY_FORBIDS};
+use crate::host::apt::{Apt, POLICY, POLICY_FORBIDS, Simulation};
 use crate::host::systemd;
 use crate::setup::failpoint;
 use crate::setup::path::{Wrote, put_file, restore};
@@ -19,6 +19,9 @@ use crate::setup::undo::Undo;
 use super::{Action, Context, Observation, Progress, StepError};
 
 const UNITS: &str = "/etc/systemd/system";
+/// A package, and what comes with it where it recommends that: from Debian 13 on, docker's client is a package of its
+/// own, and without it nobody can use docker.
+const COMPANIONS: [(&str, &str); 1] = [("docker.io", "docker-cli")];
 
 #[derive(Debug, Clone)]
 pub struct Package {
@@ -31,12 +34,46 @@ impl Package {
     }
 
     fn missing(&self, context: &Context<'_>) -> Result<Vec<&str>, StepError> {
+        let apt = self.apt(context);
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        let there = self.apt(context).installed(&names)?;
-        Ok(names
-            .into_iter()
-            .filter(|name| !there.contains_key(*name))
-            .collect())
+        let companions = || COMPANIONS.iter().filter(|(of, _)| names.contains(of));
+        let asked: Vec<&str> = names
+            .iter()
+            .copied()
+            .chain(companions().map(|(_, companion)| *companion))
+            .collect();
+        let there = apt.installed(&asked)?;
+        let is_missing = |name: &str| !there.contains_key(name);
+        let mut missing: Vec<&str> = names.iter().copied().filter(|n| is_missing(n)).collect();
+        for (of, companion) in companions() {
+            if is_missing(companion) && !is_missing(of) && apt.recommends(of, companion)? {
+                missing.push(companion);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// What to install, with the companions of what is missing, and what that would do.
+    fn plan<'a>(
+        &'a self,
+        apt: &Apt,
+        context: &Context<'_>,
+    ) -> Result<(Vec<&'a str>, Simulation), StepError> {
+        let mut missing = self.missing(context)?;
+        let simulation = apt.plan(&missing)?;
+        let before = missing.len();
+        for (of, companion) in COMPANIONS {
+            if missing.contains(&of) && simulation.recommended.contains(companion) {
+                missing.push(companion);
+            }
+        }
+        match missing.len() == before {
+            true => Ok((missing, simulation)),
+            false => {
+                let simulation = apt.plan(&missing)?;
+                Ok((missing, simulation))
+            }
+        }
     }
 }
 
@@ -55,16 +92,10 @@ impl Action for Package {
     }
 
     fn apply(&self, context: &mut Context<'_>) -> Result<Vec<Undo>, StepError> {
-        let missing: Vec<String> = self
-            .missing(context)?
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-        let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
         let apt = self.apt(context);
-        let busy = format!("apt installs {}", missing.join(" "));
+        let busy = format!("apt installs {}", self.missing(context)?.join(" "));
         (context.progress)(Progress::Busy(&busy));
-        let simulation = apt.plan(&missing)?;
+        let (missing, simulation) = self.plan(&apt, context)?;
         let packages = Undo::Packages {
             requested: self.names.clone(),
             added: simulation.added.into_iter().collect(),
