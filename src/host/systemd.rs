@@ -123,17 +123,33 @@ fn parse_time(text: &str) -> Option<i64> {
 
 /// Makes systemd read its unit files again.
 pub fn daemon_reload() -> Result<(), CommandError> {
-    systemctl(&["daemon-reload"], Duration::from_secs(60))
+    systemctl(&["daemon-reload"], START_LIMIT)
 }
 
 /// Starts a unit and waits until it is active, or says why it is not.
 pub fn start(unit: &str) -> Result<(), CommandError> {
-    systemctl(&["start", "--", unit], START_LIMIT)
+    patiently("start", unit)
 }
 
 /// Stops and starts a unit and waits until it is active.
 pub fn restart(unit: &str) -> Result<(), CommandError> {
-    systemctl(&["restart", "--", unit], START_LIMIT)
+    patiently("restart", unit)
+}
+
+/// What fails at its first start and is to be started again by its unit (`Restart=`) gets that second start, now:
+/// dockerd gives its containerd 15 s, and the first start of both on a slow disk takes longer.
+fn patiently(act: &str, unit: &str) -> Result<(), CommandError> {
+    let first = systemctl(&[act, "--", unit], START_LIMIT);
+    let Err(CommandError::Failed { .. }) = &first else {
+        return first;
+    };
+    let is_tried_again = show(&[unit])?
+        .get(unit)
+        .is_some_and(|state| state.active == "activating");
+    match is_tried_again {
+        true => systemctl(&["start", "--", unit], START_LIMIT),
+        false => first,
+    }
 }
 
 /// Stops a unit and waits until it is inactive.

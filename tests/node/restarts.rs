@@ -4,7 +4,8 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::install::{changed, install, json};
-use crate::support::Machine;
+use crate::support::node::fails;
+use crate::support::{Machine, binary};
 
 const DROP_IN: &str = "/etc/ocid/ocid.conf.d/10-test.conf";
 const ARGUMENTS: [&str; 4] = ["--without", "docker", "--source", "distro"];
@@ -61,6 +62,31 @@ fn a_daemon_that_was_started_since_the_last_change_is_left_alone() -> Result<()>
     machine.run(&["systemctl", "daemon-reload"])?;
     ensure!(again(&machine, 1)?, "it may run by the earlier unit");
     machine.run(&["crio-setup", "uninstall"])?;
+    Ok(())
+}
+
+#[test]
+fn a_service_that_is_up_at_its_second_start_is_up() -> Result<()> {
+    let machine = Machine::boot()?;
+    // What is too slow the first time, by an administrator's own addition to the unit.
+    machine.run(&["mkdir", "-p", "/etc/systemd/system/ocid.service.d"])?;
+    let addition = |script: &str| {
+        let text = format!("[Service]\nExecStartPre=/bin/sh -c '{script}'\n");
+        machine.write("/etc/systemd/system/ocid.service.d/slow.conf", &text, 0o644)
+    };
+    addition("echo >>/run/starts; [ $(wc -l </run/starts) != 1 ]")?;
+    install(&machine, &ARGUMENTS)?;
+    let starts = || machine.run(&["sh", "-c", "wc -l </run/starts; rm /run/starts"]);
+    ensure!(starts()? == "2", "it was not started a second time");
+    ensure!(!again(&machine, 0)?, "started once more");
+    // One that never comes up is an error, and everything is undone.
+    machine.run(&["crio-setup", "uninstall"])?;
+    addition("echo >>/run/starts; false")?;
+    let program = binary().display().to_string();
+    let said = machine.output(&[&[program.as_str(), "install"], &ARGUMENTS[..]].concat())?;
+    fails("install", &said, 1, &["ocid.service", "journalctl"])?;
+    ensure!(starts()? != "1", "it was not started a second time");
+    ensure!(!machine.exists("/etc/systemd/system/ocid.service"));
     Ok(())
 }
 
