@@ -292,7 +292,7 @@ async fn what_the_machine_does_not_have() -> Result<()> {
     let (refused, message) = code(world.create(&pod, &sandbox, config).await)?;
     ensure!(refused == Code::FailedPrecondition, "{message}");
     ensure!(
-        message.contains("`config.linux.security_context.apparmor`") && message.contains("`mine`"),
+        message.contains("`config.linux.security_context.apparmor") && message.contains("`mine`"),
         "{message}"
     );
     // The default, and labels for a policy that is off, are not demands.

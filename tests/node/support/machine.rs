@@ -144,6 +144,13 @@ impl Machine {
         );
         let unshare = only_child(machine.outer.id())?;
         machine.pid = only_child(unshare.try_into()?)?;
+        // On version 2 no process may stand where controllers are handed on, not even one that is seen from outside only.
+        let inits = machine.cgroups.iter().map(|group| group.join("init"));
+        for init in inits.filter(|init| init.is_dir()) {
+            for pid in [machine.outer.id().to_string(), unshare.to_string()] {
+                fs::write(init.join("cgroup.procs"), pid)?;
+            }
+        }
         // Another runc than the distribution's, where the caller names one; an image has its own.
         let other = std::env::var_os("CRIO_SETUP_TEST_RUNC").filter(|_| tree.is_none());
         if let Some(runc) = other {
