@@ -69,6 +69,9 @@ fn the_provisioners_make_a_node_with_redis_once() -> Result<()> {
     let install = script("install");
     let said = machine.output(&[install.as_str(), "build", UPLOAD])?;
     fails("install", &said, 1, &["cargo build --release"])?;
+    // And what runs at each `vagrant up` says that this is no node.
+    let said = machine.output(&[&script("redis"), IMAGE])?;
+    fails("redis", &said, 1, &["no node", "vagrant provision"])?;
 
     install_build(&machine)?;
     ensure!(!machine.exists(UPLOAD), "the upload is still there");
