@@ -6,7 +6,7 @@ network: {config: disabled}
 users: []
 disable_root: false
 ssh_deletekeys: false
-apt_preserve_sources_list: true
+apt: {preserve_sources_list: true}
 locale: false
 resize_rootfs: false
 growpart: {mode: "off"}
