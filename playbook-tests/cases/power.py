@@ -33,21 +33,22 @@ def run(node):
         code = node.ssh(f"timeout 60 {UPLOAD} status >/dev/null 2>&1; echo $?", 120)
         expect(code == ("0" if when is None else "1"), f"{number}: `status` ended with {code}")
         began = time.monotonic()
+        arguments = "" if whole else "--without docker"
         try:
-            report = node.install("" if whole else "--without docker")
+            report = node.install(arguments)
         except Failed as error:
             raise Failed(f"cut {number}, {when}: the next install fails: {error}") from error
         node.expect_healthy(("ocid", "docker") if whole else ("ocid",))
         expect_clean(node)
         took = time.monotonic() - began
         print(f"power: cut {done}, {when}: status {code}, then changed={report['changed']}, healthy after {took:.0f} s", flush=True)
+        node.expect_unchanged(arguments)
         if done == CUTS:
             break
         node.machine.cut_power()
         node.machine.renew()
         node.boot()
     expect(done == CUTS, f"only {done} cuts were in the middle of an install")
-    node.expect_unchanged()
 
 
 def cut(node, lot, whole):

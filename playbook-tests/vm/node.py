@@ -107,10 +107,10 @@ class Node:
         failed = self.ssh("systemctl list-units --failed --no-legend", check=False)
         expect(state == "running", f"systemd is {state}: {failed}")
 
-    def expect_unchanged(self):
-        """Another `install` finds nothing to do and touches nothing."""
+    def expect_unchanged(self, arguments=""):
+        """Another `install` with these arguments finds nothing to do and touches nothing."""
         units, files = self.units(), self.files(times=True)
-        report = self.install()
+        report = self.install(arguments)
         changed = [step for step in report["steps"] if step["state"] == "changed"]
         expect(report["changed"] == 0, f"the second install changed {changed}")
         expect(self.units() == units, f"units were restarted: {units} became {self.units()}")
