@@ -91,7 +91,7 @@ pub struct Simulation {
     /// Packages that would only change their version.
     pub upgraded: BTreeSet<String>,
     pub removed: BTreeSet<String>,
-    /// Words of what apt says is recommended, not installed, and to be had.
+    /// Words of what apt says is recommended and not installed.
     pub recommended: BTreeSet<String>,
 }
 

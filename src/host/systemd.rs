@@ -143,9 +143,9 @@ fn patiently(act: &str, unit: &str) -> Result<(), CommandError> {
     let Err(CommandError::Failed { .. }) = &first else {
         return first;
     };
-    let is_tried_again = show(&[unit])?
-        .get(unit)
-        .is_some_and(|state| state.active == "activating");
+    // What went wrong first is said where systemd has no answer to this.
+    let is_tried_again =
+        show(&[unit]).is_ok_and(|units| units.get(unit).is_some_and(|state| !state.is_stopped()));
     match is_tried_again {
         true => systemctl(&["start", "--", unit], START_LIMIT),
         false => first,

@@ -60,7 +60,7 @@ pub(super) fn statuses(text: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// `Inst NAME (NEW ...)` adds, `Inst NAME [OLD] (NEW ...)` upgrades, `Remv`/`Purg NAME` removes; what is indented below
-/// `Recommended packages:` is not installed and could be.
+/// `Recommended packages:` is not installed.
 pub(super) fn simulation(text: &str) -> Simulation {
     let mut simulation = Simulation::default();
     let mut recommended = false;
